@@ -1,0 +1,118 @@
+"""The base model of a build: its folder, its captured graph, its targets and its frozen weights."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from compiler import huggingface, nf4
+from compiler.capture import capture
+from compiler.graph import Graph, attribute, linears
+from compiler.passes.use_causal_attention import use_causal_attention
+from compiler.quantized import QuantizedWeight
+from compiler.roles import targets
+from planner.errors import UsageError
+from planner.method import ALL_LINEAR, ROLES, Method, Target
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+EXAMPLE_SHAPE = (2, 16)
+CAUSAL_LM = "causal_lm"
+
+
+@dataclass(frozen=True)
+class Base:
+    """`graph` computes in fp32 over the weights of `format`, which only linears of the roles in
+    ALL_LINEAR take; `quantized` holds the 4-bit ones by parameter path."""
+
+    task: str
+    format: str
+    graph: Graph
+    targets: tuple[Target, ...]
+    quantized: Mapping[str, QuantizedWeight]
+
+    def weight(self, name: str) -> torch.Tensor:
+        """The dense weight [out, in] that the target of that name is served with, fp32."""
+        path = next(line.weight for line in linears(self.graph) if line.name == name)
+        if path in self.quantized:
+            return nf4.dequantize(self.quantized[path])
+        return attribute(self.graph.module, path)
+
+
+def load_base(folder: Path, task: str, weight_format: str, labels: int) -> Base:
+    """Capture a Hugging Face folder and freeze its weights in the format."""
+    module = load_module(folder, task, labels)
+    graph = captured(module, task)
+    found = targets(graph)
+    frozen = {target.name for target in found if target.role in ALL_LINEAR}
+    quantized: dict[str, QuantizedWeight] = {}
+    for linear in linears(graph):
+        if linear.name not in frozen:
+            continue
+        weight = attribute(graph.module, linear.weight)
+        if weight_format == "nf4":
+            quantized[linear.weight] = nf4.quantize(weight)
+        elif weight_format == "bf16":
+            weight.data.copy_(weight.to(torch.bfloat16))
+    return Base(task, weight_format, graph, found, quantized)
+
+
+def load_module(folder: Path, task: str, labels: int) -> torch.nn.Module:
+    """The training form of a checkpoint."""
+    if task == CAUSAL_LM:
+        return huggingface.CausalLM(huggingface.load_causal_lm(folder))
+    return huggingface.load_encoder(folder, labels)
+
+
+def captured(module: torch.nn.Module, task: str) -> Graph:
+    """The training graph of a checkpoint's training form."""
+    ids = torch.zeros(EXAMPLE_SHAPE, dtype=torch.int64)
+    if task == CAUSAL_LM:
+        graph = capture(module, (ids,), {"input_ids": (0, 1)})
+    else:
+        both = (0, 1)
+        graph = capture(
+            module, (ids, torch.ones_like(ids)), {"input_ids": both, "attention_mask": both}
+        )
+    return use_causal_attention(graph)
+
+
+def select(found: Sequence[Target], wanted: Sequence[str], method: Method) -> tuple[Target, ...]:
+    """The targets named by roles, "all-linear", module names or patterns, that the method adapts.
+
+    Raises UsageError when an entry matches nothing.
+    """
+    chosen: dict[str, Target] = {}
+    for entry in wanted:
+        matching = [target for target in found if _matches(entry, target)]
+        if not matching:
+            names = sorted({target.name.rpartition(".")[2] for target in found} | set(ROLES))
+            near = get_close_matches(entry, names, n=1)
+            raise UsageError(
+                f"no linear of the model matches the target '{entry}'; roles are "
+                f"{', '.join(sorted({target.role for target in found}))}",
+                hint=f"did you mean '{near[0]}'?" if near else None,
+            )
+        chosen |= {target.name: target for target in matching}
+    adapted = tuple(
+        target
+        for target in found
+        if target.name in chosen and (method.trains_base or method.tensors_for(target.role))
+    )
+    if not adapted:
+        raise UsageError(
+            f"{method.title} adapts none of the targets {', '.join(wanted)}",
+            hint=f"it adapts {', '.join(method.targets)}",
+        )
+    return adapted
+
+
+def _matches(entry: str, target: Target) -> bool:
+    if entry == "all-linear":
+        return target.role in ALL_LINEAR
+    if entry in ROLES:
+        return target.role == entry
+    named = target.name == entry or target.name.endswith(f".{entry}")
+    return named or re.fullmatch(entry, target.name) is not None

@@ -1,0 +1,206 @@
+"""build: plan + model + data -> artifact.
+
+    check -> read data -> capture -> find targets -> for each tenant: insert adapters, quantise the
+    frozen base, train -> lower -> export -> parity -> publish
+"""
+
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from compiler import adapter as adapters
+from compiler import huggingface
+from compiler.artifact import check_vacant
+from compiler.base import CAUSAL_LM, DTYPES, Base, captured, load_base, load_module
+from compiler.dataset import Dataset, read_datasets
+from compiler.export.assemble import assemble
+from compiler.graph import Graph
+from compiler.manifest import Manifest
+from compiler.request import Request
+from compiler.tokenizer import load as load_tokenizer
+from compiler.train import Job, Trained, report, train
+from compiler.training_graph import start, training_graph
+from compiler.workspace import Workspace, file_digest, open_workspace
+from planner.catalog import config_digest
+from planner.errors import DriftError, ParetuneError, UsageError
+from planner.method import method
+from planner.plan import Plan, digest
+
+SPARE_LABELS = 16
+"""Rows of a shared classification head: tenants with up to as many labels can join later."""
+
+Say = Callable[[str], None]
+
+
+def build(request: Request, say: Say) -> Manifest:
+    """Train every tenant and publish the artifact; an interrupted build is continued.
+
+    Raises UsageError for bad inputs, DriftError when the plan is for another model, and
+    IncompatibleError when the exported graph does not agree with the trained one.
+    """
+    with _disk_errors(request.out):
+        plan = request.plan
+        _check(request)
+        check_vacant(request.out, replace=request.replace)
+        digests = {tenant: file_digest(path) for tenant, path in request.data.items()}
+        datasets = read_datasets(plan, request.data, digests, load_tokenizer(request.model))
+        base_digest = huggingface.base_digest(request.model)
+        workspace = open_workspace(
+            request.out, _identity(plan, base_digest, digests), restart=request.restart
+        )
+        base = _load(request, datasets, say)
+        trained = _train_all(request, base, base_digest, datasets, workspace, say)
+        manifest = assemble(request, base, base_digest, datasets, trained, say)
+        workspace.remove()
+        return manifest
+
+
+def _check(request: Request) -> None:
+    plan = request.plan
+    for tenant, path in request.data.items():
+        if not path.is_file():
+            raise UsageError(f"there is no data file '{path}' for tenant '{tenant}'")
+    config = huggingface.read_config(request.model)
+    found = config_digest(config)
+    if found != plan.model.config_digest:
+        raise DriftError(
+            f"the plan is for '{plan.model.name}' (config {plan.model.config_digest[:12]}), but "
+            f"'{request.model}' is a '{config.get('model_type')}' of config {found[:12]}",
+            hint="make a plan from this model's config.json",
+        )
+    chosen = method(plan.candidate.method)
+    if plan.candidate.format not in chosen.formats:
+        raise UsageError(
+            f"{chosen.title} does not train on a base in {plan.candidate.format}; formats are "
+            f"{', '.join(chosen.formats)}"
+        )
+    if plan.candidate.export not in chosen.serves:
+        raise UsageError(f"{chosen.title} is served {', '.join(chosen.serves)} only")
+    if plan.candidate.export == "merged" and len(request.data) != 1:
+        raise UsageError(
+            f"a merged artifact holds one tenant, but {len(request.data)} are given",
+            hint="build once per tenant, or choose an unmerged export",
+        )
+
+
+def _identity(plan: Plan, base_digest: str, data: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "plan": digest(plan),
+        "base": base_digest,
+        "data": dict(sorted(data.items())),
+        "versions": {name: version(name) for name in ("paretune", "torch", "transformers")},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _load(request: Request, datasets: tuple[Dataset, ...], say: Say) -> Base:
+    say(f"capturing {request.model}")
+    labels = max([SPARE_LABELS, *(len(d.labels) for d in datasets if d.labels)])
+    base = load_base(request.model, request.plan.task, request.plan.candidate.format, labels)
+    say(f"found {len(base.targets)} linears: {_roles(base)}")
+    return base
+
+
+def _roles(base: Base) -> str:
+    counts: dict[str, int] = {}
+    for target in base.targets:
+        counts[target.role] = counts.get(target.role, 0) + 1
+    return ", ".join(f"{count} {role}" for role, count in counts.items())
+
+
+def _train_all(
+    request: Request,
+    base: Base,
+    base_digest: str,
+    datasets: tuple[Dataset, ...],
+    workspace: Workspace,
+    say: Say,
+) -> dict[str, adapters.Adapter]:
+    """Every tenant's adapter; those that are finished already are only read."""
+    graph: Graph | None = None
+    for dataset in datasets:
+        for note in dataset.notes:
+            say(f"{dataset.tenant}: {note}")
+        if workspace.adapter(dataset.tenant).is_file():
+            say(f"{dataset.tenant}: trained already")
+            continue
+        graph = graph or _compute_graph(request, base)
+        _train(request, base, base_digest, graph, dataset, workspace)
+    return {d.tenant: adapters.load(workspace.adapter(d.tenant)) for d in datasets}
+
+
+def _compute_graph(request: Request, base: Base) -> Graph:
+    """The base graph in the plan's compute dtype; a dtype is part of what is captured."""
+    dtype = DTYPES[request.plan.candidate.compute]
+    if dtype == torch.float32:
+        return base.graph
+    labels = next((t.out_features for t in base.targets if t.role == "classifier"), 0)
+    module = load_module(request.model, request.plan.task, labels).to(dtype)
+    return captured(module, request.plan.task)
+
+
+def _train(
+    request: Request,
+    base: Base,
+    base_digest: str,
+    graph: Graph,
+    dataset: Dataset,
+    workspace: Workspace,
+) -> None:
+    plan = request.plan
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    labels = len(dataset.labels) if dataset.labels else None
+    begin = start(base, plan.candidate, labels, plan.training.seed)
+    training = training_graph(base, graph, plan.candidate, begin, device)
+    job = Job(
+        loss_fn=training.loss,
+        parameters=training.parameters,
+        candidate=plan.candidate,
+        training=plan.training,
+        train=dataset.train,
+        validation=dataset.validation,
+        pad_id=0,
+        workspace=workspace.training(dataset.tenant),
+        learning_rate_multipliers=training.learning_rate_multipliers,
+        base_digest=base_digest,
+        device=device,
+    )
+    with report(dataset.tenant, quiet=request.quiet) as progress:
+        trained = train(job, progress=progress)
+    tensors = dict(begin.tensors) | dict(trained.tensors)
+    adapter = adapters.uniform(
+        method=plan.candidate.method,
+        rank=plan.candidate.rank,
+        alpha=plan.candidate.alpha,
+        targets=begin.targets,
+        tensors={key: value.numpy() for key, value in tensors.items()},
+        base_digest=base_digest,
+        seed=plan.training.seed,
+        labels=dataset.labels,
+        template=dataset.template,
+    )
+    _keep(workspace, dataset.tenant, adapter, trained)
+
+
+def _keep(workspace: Workspace, tenant: str, adapter: adapters.Adapter, trained: Trained) -> None:
+    path = workspace.adapter(tenant)
+    aside = path.with_suffix(".part")
+    adapters.save(adapter, aside)
+    aside.replace(path)
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ParetuneError(
+            f"no space is left on the disk of '{out}'",
+            hint="free some space and run the same command: the build goes on where it was",
+        ) from error

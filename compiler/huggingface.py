@@ -1,0 +1,257 @@
+"""Hugging Face checkpoint folder -> torch module, and the forms in which it is trained.
+
+Read from the folder alone: no network, no code of the checkpoint's own, no pickle. Weights are
+float32 and attention is `sdpa`. Parameters keep their Hugging Face names in every form, which is
+how training and inference captures meet; export/inference_forms.py has the inference side.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from planner.errors import IncompatibleError, UsageError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DIGEST_CHUNK_BYTES = 1 << 20
+COSMETIC_FIELDS = frozenset(
+    {
+        "_model_name_or_path",
+        "_name_or_path",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "finetuning_task",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "pad_token_id",
+        "torch_dtype",
+        "transformers_version",
+        "unk_token_id",
+    }
+)
+"""Fields of config.json that leave the captured graph as it is."""
+
+
+class CausalLM(nn.Module):
+    """The training form of a causal language model: no cache, every position's logits."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        adopt(self, model)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        output = self.__dict__["model_of"](input_ids=input_ids, use_cache=False)
+        return cast(torch.Tensor, output.logits)
+
+
+class SequenceClassifier(nn.Module):
+    """A checkpoint's own classification model, returning the logits."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        adopt(self, model)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        output = self.__dict__["model_of"](input_ids=input_ids, attention_mask=attention_mask)
+        return cast(torch.Tensor, output.logits)
+
+
+class MeanPoolClassifier(nn.Module):
+    """classifier(mean of the encoder's last hidden states over the unmasked positions)."""
+
+    def __init__(self, encoder: PreTrainedModel, hidden_size: int, labels: int) -> None:
+        super().__init__()
+        adopt(self, encoder)
+        self.classifier = nn.Linear(hidden_size, labels)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        output = self.__dict__["model_of"](input_ids=input_ids, attention_mask=attention_mask)
+        weight = attention_mask[:, :, None].to(output.last_hidden_state.dtype)
+        total = (output.last_hidden_state * weight).sum(dim=1)
+        return cast(torch.Tensor, self.classifier(total / weight.sum(dim=1).clamp(min=1.0)))
+
+
+def load_causal_lm(folder: Path) -> PreTrainedModel:
+    """The model in eval mode, frozen, float32; raises UsageError or IncompatibleError."""
+    config = read_config(folder)
+    weight_files(folder)
+    model, missing = _load(AutoModelForCausalLM, folder, config)
+    _refuse_missing(folder, missing)
+    return model
+
+
+def load_encoder(folder: Path, labels: int) -> MeanPoolClassifier | SequenceClassifier:
+    """The checkpoint with a classifier of `labels` rows whose weight and bias are zero.
+
+    A checkpoint that is a classification model keeps its own head up to the last linear; every
+    other one is mean-pooled. Tenants bring the classifier, so the base one carries no labels.
+    """
+    config = read_config(folder)
+    weight_files(folder)
+    module: MeanPoolClassifier | SequenceClassifier
+    if any("ForSequenceClassification" in name for name in config.get("architectures") or ()):
+        options = {"num_labels": labels, "ignore_mismatched_sizes": True}
+        model, missing = _load(AutoModelForSequenceClassification, folder, config, **options)
+        module, unused = SequenceClassifier(model), classifier_name(model)
+    else:
+        model, missing = _load(AutoModel, folder, config)
+        width = model.config.get_text_config().hidden_size
+        module, unused = MeanPoolClassifier(model, width, labels), "pooler"
+    _refuse_missing(folder, [name for name in missing if not name.startswith(f"{unused}.")])
+    for parameter in module.get_submodule(classifier_name(module)).parameters():
+        nn.init.zeros_(parameter)
+    return cast(MeanPoolClassifier | SequenceClassifier, module.eval().requires_grad_(requires_grad=False))
+
+
+def classifier_name(module: nn.Module) -> str:
+    """The last linear of a classifier: the one whose rows are the labels."""
+    linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
+    if not linears:
+        raise IncompatibleError(f"{type(module).__name__} has no linear that could be a classifier")
+    return linears[-1]
+
+
+def capture_key(folder: Path) -> dict[str, object]:
+    """The fields of config.json that decide what is captured."""
+    config = read_config(folder)
+    return {name: value for name, value in config.items() if name not in COSMETIC_FIELDS}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json, refused when it asks for code of its own or for weights of another kind."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UsageError(f"no {CONFIG} in the model folder '{folder}'")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"'{path}' holds a {type(config).__name__}, not an object")
+    if config.get("auto_map"):
+        raise IncompatibleError(
+            f"'{path}' asks for the checkpoint's own code (auto_map), which is never run",
+            hint="use a checkpoint of an architecture that transformers itself provides",
+        )
+    if config.get("quantization_config"):
+        kind = config["quantization_config"].get("quant_method", "unknown")
+        raise IncompatibleError(
+            f"'{path}' describes weights already quantised by '{kind}'",
+            hint="use the unquantised checkpoint: the plan's format quantises it",
+        )
+    return config
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a checkpoint; raises UsageError when there are none or some miss."""
+    index = folder / INDEX
+    if not index.is_file():
+        if (folder / WEIGHTS).is_file():
+            return (folder / WEIGHTS,)
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        found = f"only {', '.join(pickles)}, and pickle is never loaded" if pickles else "none"
+        raise UsageError(
+            f"no {WEIGHTS} or {INDEX} in '{folder}' ({found})",
+            hint="convert the checkpoint to safetensors where you trust its origin",
+        )
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+        raise UsageError(f"'{index}' is no safetensors index: {error!r}") from error
+    outside = [name for name in shards if Path(name).name != name]
+    if outside:
+        raise UsageError(f"'{index}' names a file outside its folder: {outside[0]}")
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"'{folder}' lacks {len(missing)} of {len(shards)} shards: {missing[0]}")
+    return tuple(folder / name for name in shards)
+
+
+def base_digest(folder: Path) -> str:
+    """sha256 over the name, size and bytes of config.json and of each weight file."""
+    digest = hashlib.sha256()
+    for path in (folder / CONFIG, *weight_files(folder)):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(DIGEST_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def adopt(form: nn.Module, model: PreTrainedModel) -> None:
+    """Give `form` the model's children under their own names, and the model without a name.
+
+    A plain attribute would prefix every parameter; the form must keep the checkpoint's names.
+    """
+    own = [name for name, _ in model.named_parameters(recurse=False)]
+    if own:
+        raise IncompatibleError(f"{type(model).__name__} holds parameters outside its parts: {own}")
+    for name, child in model.named_children():
+        form.add_module(name, child)
+    form.__dict__["model_of"] = model
+
+
+def _load(
+    factory: type[Any], folder: Path, config: dict[str, Any], **options: object
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model and the names of the tensors that its weight files lack."""
+    with _quiet():
+        try:
+            model, info = factory.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                **options,
+            )
+        except SafetensorError as error:
+            raise IncompatibleError(f"the weights in '{folder}' cannot be read: {error}") from error
+        except (ValueError, KeyError, OSError) as error:
+            name = config.get("model_type", "unknown")
+            raise IncompatibleError(
+                f"transformers cannot load the '{name}' model in '{folder}': {error}"
+            ) from error
+    frozen = model.eval().requires_grad_(requires_grad=False)
+    return frozen, sorted(info["missing_keys"])
+
+
+def _refuse_missing(folder: Path, missing: list[str]) -> None:
+    if missing:
+        raise IncompatibleError(
+            f"the weights in '{folder}' lack {len(missing)} tensors of the model: {missing[0]}"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports on standard error; commands report in their own words."""
+    level = transformers_logging.get_verbosity()
+    progress = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if progress:
+            transformers_logging.enable_progress_bar()

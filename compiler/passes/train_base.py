@@ -1,0 +1,38 @@
+"""parameter  ->  a trained fp32 copy of it, cast to the graph's dtype where it is used"""
+
+import torch
+from torch import nn
+
+from compiler.graph import Graph, attribute, rebuilt
+
+MASTERS = "masters"
+
+
+def train_base(graph: Graph, head: nn.Parameter | None, path: str | None) -> dict[str, nn.Parameter]:
+    """Make every frozen parameter trainable, for full fine-tuning; returns the copies by path.
+
+    `head` is the parameter at `path` that the loss reads and the graph need not.
+    """
+    holder = nn.Module()
+    graph.module.add_submodule(MASTERS, holder)
+    trained: dict[str, nn.Parameter] = {}
+    for node in list(graph.module.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        value = attribute(graph.module, str(node.target))
+        if not isinstance(value, nn.Parameter) or value.requires_grad:
+            continue
+        path, dtype = str(node.target), value.dtype
+        name = path.replace(".", "/")
+        if path not in trained:
+            trained[path] = nn.Parameter(value.detach().to(torch.float32, copy=True))
+            holder.register_parameter(name, trained[path])
+        node.target = f"{MASTERS}.{name}"
+        if dtype != torch.float32:
+            with graph.module.graph.inserting_after(node):
+                cast = graph.module.graph.call_method("to", (node, dtype))
+            node.replace_all_uses_with(cast, delete_user_cb=lambda user, cast=cast: user is not cast)
+    if head is not None and path is not None and path not in trained:
+        trained[path] = nn.Parameter(head.detach().to(torch.float32, copy=True))
+    rebuilt(graph)
+    return trained

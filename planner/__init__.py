@@ -1,0 +1,33 @@
+"""Spec in, plan out: which PEFT method, rank, format and export a task and its hardware ask for.
+
+    from planner import Spec, recommend
+    plan = recommend(Spec(model="llama-3.1-8b", task="causal_lm", vram_gib=24))
+
+Names are loaded on first use, so that importing a light part of the package stays light.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from planner.plan import Candidate, Figure, Plan, Rejection, Training
+    from planner.recommendation import recommend
+    from planner.spec import Spec
+
+_HOMES = {
+    "Candidate": "planner.plan",
+    "Figure": "planner.plan",
+    "Plan": "planner.plan",
+    "Rejection": "planner.plan",
+    "Spec": "planner.spec",
+    "Training": "planner.plan",
+    "recommend": "planner.recommendation",
+}
+
+__all__ = ["Candidate", "Figure", "Plan", "Rejection", "Spec", "Training", "recommend"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'planner' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

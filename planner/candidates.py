@@ -1,0 +1,229 @@
+"""Every candidate of a scenario with its costs, its quality and the constraints it breaks."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+from planner.architecture import Architecture
+from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
+from planner.errors import UsageError
+from planner.method import ALL_LINEAR, MLP, ROLES, Method, Target, method, methods
+from planner.quality import (
+    UNKNOWN,
+    Quality,
+    format_quality,
+    method_quality,
+    noise,
+    rank_quality,
+    serving_quality,
+    target_quality,
+)
+from planner.resolve import Scenario
+from planner.runtime import RUNTIMES, refusal
+
+QUERY_VALUE = ("attention.query", "attention.value")
+
+
+class Adapter(NamedTuple):
+    """One method, rank and set of targets; `targets` is how a plan writes the linears."""
+
+    method: Method
+    rank: int | None
+    targets: tuple[str, ...]
+    cost: AdapterCost
+    quality: Quality
+
+    def describe(self) -> str:
+        rank = f" r{self.rank}" if self.rank else ""
+        where = "" if self.method.trains_base else f" on {'+'.join(self.targets)}"
+        return f"{self.method.name}{rank}{where}"
+
+
+class Form(NamedTuple):
+    """How the base is stored and how tenants are served."""
+
+    format: str
+    export: str
+    precision: str
+
+    def describe(self) -> str:
+        fast = ", fast" if self.precision == "fast" else ""
+        return f"{self.format} base, {self.export}{fast}"
+
+
+class Refusal(NamedTuple):
+    """A choice that no number can mend: what and why."""
+
+    subject: str
+    constraint: str
+    reason: str
+
+
+def adapters(scenario: Scenario) -> Iterator[Adapter | Refusal]:
+    """Every method with its ranks and sets of targets, or why a method is left out."""
+    pinned = scenario.spec.pinned
+    chosen = methods() if pinned.method is None else {pinned.method: method(pinned.method)}
+    resolved: dict[tuple[tuple[str, ...], tuple[str, ...]], TargetSet] = {}
+    for name, found in chosen.items():
+        quality = method_quality(name)
+        if quality is None:
+            if pinned.method is None:
+                yield Refusal(name, "evidence", "nothing published compares it with LoRA")
+                continue
+            quality = UNKNOWN
+        for targets in _target_sets(found, scenario):
+            key = (found.targets, targets)
+            if key not in resolved:
+                linears = resolve_targets(found, targets, scenario.architecture)
+                resolved[key] = target_set(linears)
+            for rank in _ranks(found, scenario):
+                yield _adapter(scenario, found, rank, targets, resolved[key], quality)
+
+
+def _adapter(
+    scenario: Scenario,
+    found: Method,
+    rank: int | None,
+    targets: tuple[str, ...],
+    linears: TargetSet,
+    quality: Quality,
+) -> Adapter | Refusal:
+    smallest = linears.smallest_side
+    if rank is not None and found.scaling is not None and rank > smallest:
+        reason = f"rank {rank} is more than the smallest side {smallest} of its targets"
+        return Refusal(f"rank {rank}", "rank", reason)
+    cost = adapter_cost(found, rank, linears)
+    quality = quality + rank_quality(
+        scenario.family,
+        rank if found.scaling else None,
+        cost.trainable_parameters,
+        scenario.data_tokens,
+        trains_base=found.trains_base,
+    )
+    whole = found.targets if found.targets != ALL_LINEAR else ("all-linear",)
+    quality = quality + target_quality(linears.roles, adapts_all=set(whole) <= set(targets))
+    return Adapter(found, rank, targets, cost, quality)
+
+
+def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:
+    pinned = scenario.spec.pinned.rank
+    if pinned is not None and found.ranks:
+        return (pinned,)
+    return found.ranks or (None,)
+
+
+def _target_sets(found: Method, scenario: Scenario) -> tuple[tuple[str, ...], ...]:
+    pinned = scenario.spec.pinned.targets
+    if pinned is not None and not found.trains_base:
+        return (pinned,)
+    present = {t.role for t in scenario.architecture.targets}
+    if found.targets != ALL_LINEAR:
+        return (tuple(r for r in found.targets if r in present),)
+    if found.trains_base:
+        return (("all-linear",),)
+    sets = [("all-linear",), QUERY_VALUE, tuple(r for r in MLP if r in present)]
+    return tuple(s for s in sets if s == ("all-linear",) or present.issuperset(s))
+
+
+def resolve_targets(
+    found: Method, targets: tuple[str, ...], shape: Architecture
+) -> tuple[Target, ...]:
+    """The linears that roles, "all-linear" or module-name patterns select and the method adapts.
+
+    A pattern is a name, the end of one, or a regular expression. Raises UsageError.
+    """
+    allowed = [t for t in shape.targets if t.role in found.targets]
+    selected: dict[str, Target] = {}
+    for pattern in targets:
+        matched = [t for t in allowed if _matches(pattern, t)]
+        if not matched:
+            raise UsageError(
+                f"no linear that {found.name} adapts matches '{pattern}'; roles are "
+                f"{', '.join(dict.fromkeys(t.role for t in allowed))}",
+                hint=f"name a role, all-linear, or a module such as {allowed[0].name}",
+            )
+        selected.update((t.name, t) for t in matched)
+    return tuple(selected.values())
+
+
+def _matches(pattern: str, target: Target) -> bool:
+    if pattern == "all-linear":
+        return target.role in ALL_LINEAR
+    if pattern in ROLES:
+        return target.role == pattern
+    if target.name == pattern or target.name.endswith(f".{pattern}"):
+        return True
+    try:
+        return _compiled(pattern).fullmatch(target.name) is not None
+    except re.error as error:
+        raise UsageError(f"pinned.targets: '{pattern}' is no regular expression: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def forms(scenario: Scenario, adapter: Adapter) -> Iterator[Form | Refusal]:
+    """Every format, export and precision for that adapter, or why one is left out."""
+    pinned = scenario.spec.pinned
+    limits = RUNTIMES[scenario.spec.serving.runtime]
+    formats = (pinned.format,) if pinned.format else ("fp32", "bf16", "nf4")
+    exports = (pinned.export,) if pinned.export else ("unmerged", "merged")
+    precisions = (pinned.precision,) if pinned.precision else _precisions(scenario)
+    for format_ in formats:
+        refused = _format_refusal(scenario, adapter.method, format_, limits.formats)
+        if refused is not None:
+            yield refused
+            continue
+        for export, precision in product(exports, precisions):
+            form = Form(format_, export, precision)
+            yield _form_refusal(scenario, adapter, form) or form
+
+
+def _precisions(scenario: Scenario) -> tuple[str, ...]:
+    """Fast is weighed only where speed was asked for."""
+    asked = scenario.first_token_seconds or scenario.per_token_seconds
+    hurried = asked is not None or scenario.spec.priority == "latency"
+    return ("exact", "fast") if hurried else ("exact",)
+
+
+def _format_refusal(
+    scenario: Scenario, found: Method, format_: str, loadable: tuple[str, ...]
+) -> Refusal | None:
+    base = f"{format_} base"
+    if format_ not in loadable:
+        runtime = scenario.spec.serving.runtime
+        return Refusal(base, "runtime", f"{runtime} loads {' or '.join(loadable)} only")
+    widened = format_ == "bf16" and scenario.training.kind == "cpu"
+    if widened and scenario.training.bf16_tflops is None and scenario.spec.pinned.format is None:
+        reason = "the training hardware has no bf16 arithmetic and would widen it at every use"
+        return Refusal(base, "format", reason)
+    if format_ not in found.formats:
+        reason = f"{found.name} trains on {' or '.join(found.formats)} only"
+        return Refusal(f"{found.name}, {base}", "format", reason)
+    return None
+
+
+def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal | None:
+    name, runtime = adapter.method.name, scenario.spec.serving.runtime
+    if form.export not in adapter.method.serves:
+        reason = f"{name} can only be served {' or '.join(adapter.method.serves)}"
+        return Refusal(f"{name}, {form.export}", "export", reason)
+    if form.precision == "fast" and (form.format != "nf4" or form.export == "merged"):
+        reason = "fast arithmetic needs an unmerged nf4 base"
+        return Refusal(f"{form.format} base, {form.export}, fast", "precision", reason)
+    if form.precision not in RUNTIMES[runtime].precisions:
+        return Refusal("fast", "runtime", f"{runtime} has no fast arithmetic")
+    refused = refusal(runtime, adapter.method, adapter.rank, form.export)
+    return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
+
+
+def quality(scenario: Scenario, adapter: Adapter, form: Form) -> Quality:
+    """Points against LoRA on all linears of a 16-bit base, with a half-width."""
+    found = adapter.quality + format_quality(
+        scenario.family, form.format, scenario.architecture.parameters
+    )
+    return found + serving_quality(form.format, form.export, form.precision) + noise()

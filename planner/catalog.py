@@ -1,0 +1,101 @@
+"""The catalogue: hardware and models from specs/, and the shapes behind a model's name or path."""
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from planner import architecture as shapes
+from planner.architecture import Architecture
+from planner.errors import UsageError
+from planner.spec import Hardware
+
+Json = dict[str, object]
+
+
+class Model(NamedTuple):
+    """A model the planner can reason about, with the config it was read from."""
+
+    name: str
+    architecture: Architecture
+    config: Mapping[str, object]
+
+
+def config_digest(config: Mapping[str, object]) -> str:
+    """sha256 over the shape fields of a config.json; equal for equal architectures."""
+    return shapes.digest(config)
+
+
+@cache
+def specs_folder() -> Path:
+    """specs/ of the installed package, or of the source checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "specs"
+    return installed if installed.is_dir() else package.parent / "specs"
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names in one folder of specs/: "hardware", "models" or "examples"."""
+    return tuple(sorted(path.stem for path in (specs_folder() / kind).glob("*.json")))
+
+
+def entry(kind: str, name: str) -> Json:
+    """One catalogue file; raises UsageError with the nearest name."""
+    known = names(kind)
+    if name not in known:
+        noun = kind.removesuffix("s")
+        near = get_close_matches(name.lower(), known, n=1)
+        raise UsageError(
+            f"unknown {noun} '{name}'; known are {', '.join(known)}",
+            hint=f"did you mean '{near[0]}'?" if near else None,
+        )
+    return read_object(specs_folder() / kind / f"{name}.json")
+
+
+def read_object(path: Path) -> Json:
+    """A JSON object from a file; raises UsageError that names the file and what is wrong."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {(error.strerror or 'failed').lower()}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a text file") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds {type(found).__name__}, not a JSON object")
+    return cast(Json, found)
+
+
+def hardware(choice: str | Hardware) -> Hardware:
+    """The device of that catalogue name, or the one given."""
+    if isinstance(choice, Hardware):
+        return choice
+    fields = entry("hardware", choice)
+    known = {name: fields[name] for name in Hardware.model_fields}
+    return Hardware.model_validate(known)
+
+
+def model(choice: str | Mapping[str, object]) -> Model:
+    """The model of a catalogue name, hub id, path of a config.json or its folder, or a config.
+
+    A catalogue name wins over a folder of the same name.
+    """
+    if not isinstance(choice, str):
+        return _from_config(str(choice.get("_name_or_path") or "config"), choice)
+    if choice in names("models"):
+        config = cast(Json, entry("models", choice)["config"])
+        return _from_config(choice, config)
+    path = Path(choice)
+    if path.exists() or choice.endswith(".json"):
+        file = path / "config.json" if path.is_dir() else path
+        return _from_config(file.resolve().parent.name, read_object(file))
+    hubs = {entry("models", name)["hub_id"]: name for name in names("models")}
+    name = str(hubs.get(choice, choice))
+    return _from_config(name, cast(Json, entry("models", name)["config"]))
+
+
+def _from_config(name: str, config: Mapping[str, object]) -> Model:
+    return Model(name=name, architecture=shapes.architecture(config), config=config)

@@ -1,0 +1,1 @@
+"""Closed forms: bytes, seconds and counts of a candidate, from shapes and declared methods."""

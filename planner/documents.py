@@ -1,0 +1,151 @@
+"""Reading specs and plans, writing plans: one sentence and a hint for whatever is wrong."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from planner.catalog import Json, read_object
+from planner.errors import ParetuneError, UsageError
+from planner.plan import Plan
+from planner.spec import Spec
+
+UNION_TAGS = ("name", "explicit", "config")
+"""Inserted into error locations by the tagged unions of the spec."""
+SHOWN = 5
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
+    """A spec with `path.to.key=value` overrides applied; raises UsageError."""
+    document = read_object(path)
+    for override in overrides:
+        _apply(document, override)
+    return validated(Spec, document, path.name)
+
+
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """A plan with `path.to.key=value` overrides applied; raises UsageError."""
+    document = read_object(path)
+    for override in overrides:
+        _apply(document, override)
+    return validated(Plan, document, path.name)
+
+
+def validated(kind: type[Document], document: Json, origin: str) -> Document:
+    """The document as that type, or a UsageError that names every wrong key."""
+    try:
+        return kind.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        sentences = [_sentence(kind, problem) for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            sentences.append(f"and {len(problems) - SHOWN} more")
+        hints = [hint for hint in (_hint(kind, problem) for problem in problems) if hint]
+        message = f"{origin}: {'; '.join(sentences)}"
+        raise UsageError(message, hint=hints[0] if hints else None) from None
+
+
+def _apply(document: Json, override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UsageError(f"--set takes path.to.key=value, not '{override}'")
+    *parents, last = path.split(".")
+    section = document
+    for parent in parents:
+        inner = section.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {path}: '{parent}' is {json.dumps(inner)}, not a section")
+        section = inner
+    try:
+        section[last] = json.loads(text)
+    except json.JSONDecodeError:
+        section[last] = text
+
+
+def _location(problem: ErrorDetails) -> list[str]:
+    return [str(part) for part in problem["loc"] if part not in UNION_TAGS]
+
+
+def _sentence(kind: type[BaseModel], problem: ErrorDetails) -> str:
+    location = _location(problem)
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = ", ".join(_keys(kind, location[:-1]))
+        return f"unknown key '{where}'; keys are {known}"
+    if problem["type"] == "missing":
+        return f"missing key '{where}'"
+    text = problem["msg"][0].lower() + problem["msg"][1:]
+    value = json.dumps(problem["input"], default=str)
+    return f"{where}: {text}, not {value if len(value) <= 60 else value[:57] + '...'}"
+
+
+def _hint(kind: type[BaseModel], problem: ErrorDetails) -> str | None:
+    location = _location(problem)
+    if problem["type"] == "extra_forbidden":
+        near = get_close_matches(location[-1], list(_keys(kind, location[:-1])), n=1)
+    elif problem["type"] == "literal_error":
+        expected = str(problem.get("ctx", {}).get("expected", ""))
+        options = [part for part in expected.split("'") if part.strip() not in ("", ",", "or")]
+        near = get_close_matches(str(problem["input"]), options, n=1)
+    elif problem["type"] == "missing" and kind is Spec:
+        return "a spec needs model, task and vram_gib; the rest has defaults"
+    else:
+        return None
+    return f"did you mean '{near[0]}'?" if near else None
+
+
+def _keys(kind: type[BaseModel], location: list[str]) -> Iterator[str]:
+    """The keys that the document's schema knows at that place."""
+    schema = cast(Json, kind.model_json_schema())
+    definitions = cast(dict[str, Json], schema.get("$defs", {}))
+    for part in location:
+        properties = cast(dict[str, Json], schema.get("properties", {}))
+        schema = _object(properties.get(part, {}), definitions)
+    yield from cast(Json, schema.get("properties", {}))
+
+
+def _object(schema: Json, definitions: dict[str, Json]) -> Json:
+    """The object among a schema's alternatives."""
+    if "$ref" in schema:
+        return definitions[str(schema["$ref"]).rsplit("/", 1)[-1]]
+    for group in ("anyOf", "oneOf", "allOf"):
+        for option in cast(list[Json], schema.get(group, [])):
+            found = _object(option, definitions)
+            if "properties" in found:
+                return found
+    return schema
+
+
+def dump(document: BaseModel) -> str:
+    """The JSON of a spec or plan, as it is written to a file and to stdout."""
+    return document.model_dump_json(indent=2) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Written aside and renamed, so that a reader never sees half a file."""
+    try:
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except OSError as error:
+        Path(aside).unlink(missing_ok=True)
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> ParetuneError:
+    return ParetuneError(f"cannot write {path}: {(error.strerror or 'failed').lower()}")

@@ -1,0 +1,34 @@
+"""Every error a user can cause or meet, and the exit code it ends a command with.
+
+ParetuneError            1  failure
+├── UsageError           2  bad usage, spec or data
+├── InfeasibleError      3  no plan satisfies the spec
+├── IncompatibleError    4  parts that do not belong together, or a failed verification
+└── DriftError           5  a plan and its inputs have come apart
+"""
+
+
+class ParetuneError(Exception):
+    """One sentence that states the fact and the offending value; `hint` says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(ParetuneError):
+    exit_code = 2
+
+
+class InfeasibleError(ParetuneError):
+    exit_code = 3
+
+
+class IncompatibleError(ParetuneError):
+    exit_code = 4
+
+
+class DriftError(ParetuneError):
+    exit_code = 5

@@ -1,0 +1,178 @@
+"""Why the plan is what it is: sentences from the facts to the choice."""
+
+from collections.abc import Iterator, Sequence
+
+from planner.evaluate import Evaluated, Search, Violation
+from planner.pareto import Round, simplicity
+from planner.plan import Candidate
+from planner.quality import BITS_PER_PARAMETER, BITS_PER_TOKEN, TIE_POINTS
+from planner.resolve import Scenario
+from planner.units import amount, gib, many, points, seconds
+
+
+def reasons(
+    scenario: Scenario,
+    weighed: Search,
+    chosen: Evaluated,
+    rounds: Sequence[Round],
+    candidate: Candidate,
+) -> Iterator[str]:
+    yield _assumptions(scenario)
+    yield _feasibility(scenario, weighed, chosen)
+    yield _choice(scenario, chosen, rounds)
+    if chosen.adapter.rank is not None:
+        yield _rank(scenario, chosen)
+    yield _format(scenario, weighed, chosen)
+    yield _step(scenario, chosen, candidate)
+    yield _learning_rate(scenario, chosen, candidate)
+    yield _export(scenario, chosen)
+
+
+def _assumptions(scenario: Scenario) -> str:
+    if not scenario.assumptions:
+        return "Because the spec states everything that is asked, nothing is assumed about it"
+    return f"Because the spec does not say otherwise: {'; '.join(scenario.assumptions)}"
+
+
+def _feasibility(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
+    return (
+        f"Because {len(weighed.feasible)} of {len(weighed.candidates)} candidates keep every "
+        f"limit, and {chosen.describe()} needs {gib(chosen.micro.required_bytes)} of "
+        f"{gib(scenario.training_budget_bytes)} to train and "
+        f"{gib(chosen.serving_required_bytes)} of {gib(scenario.serving_budget_bytes)} to serve "
+        f"{many(scenario.active_tenants, 'active tenant')}, so it fits"
+    )
+
+
+def _choice(scenario: Scenario, chosen: Evaluated, rounds: Sequence[Round]) -> str:
+    """The rounds of the choice as one derivation."""
+    clauses = [
+        f"{_criterion(step)} leaves {len(step.after)} of {len(step.before)}"
+        for step in rounds
+        if len(step.after) < len(step.before)
+    ]
+    steps = ", and ".join(clauses) or "no other candidate is open"
+    return (
+        f"Because the priority is {scenario.spec.priority}, and {steps}, so the choice is "
+        f"{chosen.describe()}, expected at {points(chosen.quality)} against LoRA on all linears "
+        "of a 16-bit base"
+    )
+
+
+def _criterion(step: Round) -> str:
+    criterion = step.criterion
+    if criterion.name == "quality":
+        noise = " (a tie)" if criterion.tie == TIE_POINTS else ""
+        best = criterion.natural(step.best)
+        return f"quality within {criterion.tie:g} points{noise} of the best ({best:+.1f})"
+    if criterion.name == "memory":
+        return f"memory within {criterion.tie:.0%} of the budget of the least ({step.best:.0%})"
+    if criterion.name == "simplicity":
+        return "being nearest to plain LoRA of rank 16 on all linears"
+    return f"{criterion.name} within {criterion.tie:.0%} of the least"
+
+
+def _rank(scenario: Scenario, chosen: Evaluated) -> str:
+    tokens = scenario.data_tokens
+    brought = BITS_PER_TOKEN * tokens / 1e6
+    trained = chosen.adapter.cost.trainable_parameters
+    held = BITS_PER_PARAMETER * trained / 1e6
+    enough = "enough" if held >= brought else "less than the data brings"
+    why = "the spec pins it" if scenario.spec.pinned.rank else f"that is {enough}"
+    return (
+        f"Because {tokens:,} tokens bring about {brought:,.2f} Mbit, and {trained:,} trained "
+        f"parameters hold about {held:,.2f} Mbit, and {why}, so the rank is {chosen.adapter.rank}"
+    )
+
+
+def _format(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
+    """The frozen base's format against the one it was weighed with."""
+    base = f"so the base is {chosen.form.format}"
+    if scenario.spec.pinned.format is not None:
+        return f"Because the spec pins it, {base}"
+    other = _twin(weighed, chosen)
+    if other is None:
+        return f"Because no other format is open to {chosen.adapter.method.name}, {base}"
+    count = f"{scenario.architecture.parameters / 1e6:,.0f}M"
+    loss = other.quality.points - chosen.quality.points
+    saved = chosen.micro.required_bytes - other.micro.required_bytes
+    verb = "save" if saved >= 0 else "cost"
+    return (
+        f"Because {other.form.format} would change the expected quality of a {count} model by "
+        f"{loss:+.1f} points and {verb} {gib(abs(saved))} of training memory, {base}"
+    )
+
+
+def _twin(weighed: Search, chosen: Evaluated) -> Evaluated | None:
+    """The same adapter on another base: of 4 bits, or of the most bits that fit."""
+    twins = [
+        c
+        for c in weighed.candidates
+        if c.form.format != chosen.form.format
+        and c.form.export == chosen.form.export
+        and c.adapter.rank == chosen.adapter.rank
+        and c.adapter.targets == chosen.adapter.targets
+        and c.adapter.method.update is chosen.adapter.method.update
+    ]
+    return max(twins, key=lambda c: (c.form.format == "nf4", -c.micro.required_bytes), default=None)
+
+
+def _step(scenario: Scenario, chosen: Evaluated, candidate: Candidate) -> str:
+    whole = candidate.batch_size * candidate.gradient_accumulation
+    kept = "keeping all" if candidate.checkpointing == "none" else "recomputing each block's"
+    peak = chosen.micro.memory.peak_allocated_bytes
+    return (
+        f"Because a step of {many(whole, 'example')} of {candidate.sequence_length} tokens, "
+        f"{kept} activations, peaks at {gib(peak)} allocated in batches of "
+        f"{candidate.batch_size}, so {candidate.gradient_accumulation} of them make a step "
+        f"within {gib(scenario.training_budget_bytes)}"
+    )
+
+
+def _learning_rate(scenario: Scenario, chosen: Evaluated, candidate: Candidate) -> str:
+    rate = f"so the learning rate is {candidate.learning_rate:g}"
+    found = chosen.adapter.method
+    if scenario.spec.training.learning_rate is not None:
+        return f"Because the spec states it, {rate}"
+    if found.scaling is None and not found.trains_base:
+        return f"Because {found.title} trains scales, whose rate does not follow the width, {rate}"
+    return (
+        f"Because {found.title}'s rate of {found.learning_rate:g} is for a width of 4096, and "
+        f"rates fall with the width to the power 0.781, and this width is "
+        f"{scenario.architecture.hidden}, {rate}"
+    )
+
+
+def _export(scenario: Scenario, chosen: Evaluated) -> str:
+    tenants = many(scenario.tenants, "tenant")
+    if chosen.form.export == "merged":
+        return f"Because each of {tenants} is served from a model of its own, so export is merged"
+    return (
+        f"Because {tenants} can share one base, and a tenant adds "
+        f"{amount(chosen.adapter.cost.row_bytes)} to the bank, so the export is unmerged"
+    )
+
+
+def breaks(broken: Violation) -> str:
+    """The broken limit as a verb phrase."""
+    shown = gib if broken.unit == "bytes" else seconds
+    verb = "needs" if broken.unit == "bytes" else "takes"
+    return (
+        f"{verb} {shown(broken.number)} for {broken.constraint} where the limit is "
+        f"{shown(broken.limit)}"
+    )
+
+
+def infeasibility(scenario: Scenario, weighed: Search) -> str:
+    """One sentence: the candidate that comes nearest, and what it breaks."""
+    if not weighed.candidates:
+        first = weighed.refusals[0]
+        return f"no plan satisfies the spec: {first.subject}: {first.reason}"
+
+    def distance(found: Evaluated) -> tuple[int, float, float]:
+        excess = max(v.number / v.limit for v in found.violations)
+        return (len(found.violations), round(excess, 2), simplicity(scenario, found))
+
+    nearest = min(weighed.candidates, key=distance)
+    broken = ", and ".join(breaks(v) for v in nearest.violations)
+    return f"no plan satisfies the spec: the nearest, {nearest.describe()}, {broken}"

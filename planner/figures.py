@@ -1,0 +1,119 @@
+"""The numbers of a plan, each with its evidence, its source and its band; units in the keys."""
+
+from planner.cost.latency import TIME_BAND
+from planner.cost.memory import LIVE_BAND, STORED_BAND
+from planner.evaluate import Evaluated
+from planner.plan import Evidence, Figure, Training
+from planner.resolve import Scenario
+
+MEMORY_SOURCE = "closed form over the model's shapes (planner.cost.memory)"
+TIME_SOURCE = "roofline with assumed achieved fractions (planner.cost.latency)"
+UNKNOWN_SOURCE = "bandwidth or peak of the hardware is unknown"
+COUNT_SOURCE = "sum of the shapes the method declares"
+
+
+def figures(
+    scenario: Scenario, chosen: Evaluated, schedule: Training, examples_per_step: int
+) -> dict[str, Figure]:
+    memory, cost = chosen.micro.memory, chosen.adapter.cost
+    whole = scenario.architecture.parameters
+    trainable = whole if chosen.adapter.method.trains_base else cost.trainable_parameters
+    found = {
+        "training.peak_allocated_bytes": _bytes(
+            memory.peak_allocated_bytes, memory.half_width_bytes
+        ),
+        "training.required_bytes": _exact(
+            chosen.micro.required_bytes, "assumed", "top of the band and what the device reserves"
+        ),
+    }
+    found |= _parts("training", memory.parts())
+    found["training.step_seconds"] = _seconds(chosen.micro.step_seconds)
+    found["training.total_seconds"] = _total_seconds(scenario, chosen, schedule, examples_per_step)
+    found["trainable_parameters"] = _exact(trainable, "derived", COUNT_SOURCE)
+    if not scenario.causal:
+        head = scenario.labels * (scenario.architecture.hidden + 1)
+        found["classifier_parameters"] = _exact(head, "derived", "labels x (width + 1)")
+    found["adapter_bytes"] = _exact(cost.stored_bytes, "derived", COUNT_SOURCE + ", fp32")
+    found |= _serving(scenario, chosen)
+    found["quality.difference_points"] = _points(chosen)
+    return found
+
+
+def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
+    serving, cost = chosen.serving, chosen.adapter.cost
+    found = {
+        "serving.memory_bytes": _bytes(serving.total_bytes, serving.half_width_bytes),
+        "serving.required_bytes": _exact(
+            chosen.serving_required_bytes, "assumed", "top of the band and what the device reserves"
+        ),
+    }
+    found |= _parts("serving", serving.parts())
+    if chosen.form.export == "unmerged":
+        found["serving.row_bytes"] = _exact(
+            cost.row_bytes, "derived", "parts of the update in the bank, 64-byte aligned"
+        )
+    found["storage.total_bytes"] = _bytes(chosen.storage_bytes, STORED_BAND * chosen.storage_bytes)
+    found["latency.first_token_seconds"] = _seconds(chosen.first_token_seconds)
+    if scenario.causal:
+        found["latency.per_token_seconds"] = _seconds(chosen.per_token_seconds)
+    return found
+
+
+def _total_seconds(
+    scenario: Scenario, chosen: Evaluated, schedule: Training, examples_per_step: int
+) -> Figure:
+    """One tenant's training."""
+    step = chosen.micro.step_seconds
+    if step is None:
+        return _seconds(None)
+    steps = -(-scenario.examples * schedule.epochs // examples_per_step)
+    return _seconds(step * (min(steps, schedule.max_steps) if schedule.max_steps else steps))
+
+
+LIVE_PARTS = ("activations_bytes", "logits_bytes", "workspace_bytes")
+
+
+def _parts(place: str, parts: dict[str, float]) -> dict[str, Figure]:
+    return {
+        f"{place}.parts.{name}": _bytes(
+            value, value * (LIVE_BAND if name in LIVE_PARTS else STORED_BAND)
+        )
+        for name, value in parts.items()
+    }
+
+
+def _bytes(value: float, half_width: float) -> Figure:
+    return Figure(
+        value=value,
+        evidence="derived",
+        source=MEMORY_SOURCE,
+        low=value - half_width,
+        high=value + half_width,
+    )
+
+
+def _seconds(value: float | None) -> Figure:
+    if value is None:
+        return Figure(value=None, evidence="assumed", source=UNKNOWN_SOURCE)
+    return Figure(
+        value=value,
+        evidence="assumed",
+        source=TIME_SOURCE,
+        low=value * (1 - TIME_BAND),
+        high=value * (1 + TIME_BAND),
+    )
+
+
+def _exact(value: float, evidence: Evidence, source: str) -> Figure:
+    return Figure(value=value, evidence=evidence, source=source)
+
+
+def _points(chosen: Evaluated) -> Figure:
+    quality = chosen.quality
+    return Figure(
+        value=quality.points,
+        evidence="published",
+        source="against LoRA on all linears of a 16-bit base (planner.quality)",
+        low=quality.points - quality.half_width,
+        high=quality.points + quality.half_width,
+    )

@@ -1,0 +1,102 @@
+"""The plan: one chosen candidate with its training settings, figures, reasons and rejections."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from planner.spec import Spec
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Evidence = Literal["measured", "published", "derived", "assumed"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Figure(Frozen):
+    """A number with its unit in the key that holds it; None is unknown."""
+
+    value: float | None
+    evidence: Evidence
+    source: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Candidate(Frozen):
+    """One full choice; `targets` are roles, "all-linear" or module-name patterns."""
+
+    method: str
+    rank: Annotated[int, Field(ge=1, le=4096)] | None
+    alpha: Annotated[float, Field(gt=0)] | None
+    targets: tuple[str, ...]
+    format: Literal["fp32", "bf16", "nf4"]
+    compute: Literal["fp32", "bf16"]
+    batch_size: Annotated[int, Field(ge=1)]
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    sequence_length: Annotated[int, Field(ge=1)]
+    checkpointing: Literal["none", "block"] = "none"
+    optimizer: Literal["adamw", "paged_adamw8bit"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)]
+    export: Literal["unmerged", "merged"] = "unmerged"
+    precision: Literal["exact", "fast"] = "exact"
+
+
+class Training(Frozen):
+    """How long and how to train each tenant; `max_steps` None means `epochs` decide."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    evaluate_every: Annotated[int, Field(ge=1)] = 50
+    patience: Annotated[int, Field(ge=1)] = 3
+    checkpoint_every: Annotated[int, Field(ge=1)] = 25
+    packing: bool = False
+    seed: int = 0
+
+
+class ModelFacts(Frozen):
+    """What ties a plan to its model: the family, the config's shape fields and their digest."""
+
+    name: str
+    family: str
+    config_digest: str
+    parameters: int
+    shape: dict[str, bool | int | str] = {}
+
+
+class Rejection(Frozen):
+    """A candidate that was not chosen: the constraint, the number and the limit."""
+
+    candidate: str
+    constraint: str
+    number: float | None
+    limit: float | None
+    unit: str
+    reason: str
+
+
+class Plan(Frozen):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    task: Literal["causal_lm", "sequence_classification"]
+    model: ModelFacts
+    candidate: Candidate
+    training: Training
+    figures: dict[str, Figure]
+    reasons: tuple[str, ...]
+    rejections: tuple[Rejection, ...]
+    evidence_ids: tuple[str, ...] = ()
+    spec: Spec
+
+
+def digest(plan: Plan) -> str:
+    """sha256 of the canonical JSON of the plan."""
+    text = json.dumps(plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

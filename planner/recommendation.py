@@ -1,0 +1,83 @@
+"""Spec to plan: resolve, evaluate every candidate, choose, and say why."""
+
+from planner.architecture import shape
+from planner.catalog import config_digest
+from planner.errors import InfeasibleError
+from planner.evaluate import Evaluated, Search, search
+from planner.explain import infeasibility, reasons
+from planner.figures import figures
+from planner.pareto import choose
+from planner.plan import Candidate, ModelFacts, Plan
+from planner.rejections import rejections
+from planner.relaxations import relaxations
+from planner.resolve import Scenario, resolve
+from planner.schedule import learning_rate, training
+from planner.spec import Spec
+
+
+def recommend(spec: Spec) -> Plan:
+    """The plan for a spec; raises UsageError, or InfeasibleError with the nearest relaxations."""
+    scenario = resolve(spec)
+    weighed = search(scenario)
+    if not weighed.feasible:
+        message = infeasibility(scenario, weighed)
+        raise InfeasibleError(message, hint=relaxations(scenario, weighed))
+    chosen, rounds = choose(scenario, weighed.feasible)
+    candidate = _candidate(scenario, chosen)
+    per_step = candidate.batch_size * candidate.gradient_accumulation
+    schedule = training(scenario, -(-scenario.examples // per_step))
+    return Plan(
+        task=spec.task,
+        model=_facts(scenario),
+        candidate=candidate,
+        training=schedule,
+        figures=figures(scenario, chosen, schedule, per_step),
+        reasons=tuple(reasons(scenario, weighed, chosen, rounds, candidate)),
+        rejections=tuple(rejections(scenario, weighed, chosen, rounds)),
+        evidence_ids=_evidence(weighed, chosen),
+        spec=spec,
+    )
+
+
+def _candidate(scenario: Scenario, chosen: Evaluated) -> Candidate:
+    adapter, pinned = chosen.adapter, scenario.spec.pinned
+    alpha = None
+    if adapter.method.default_alpha is not None and adapter.rank is not None:
+        alpha = pinned.alpha or adapter.method.default_alpha(adapter.rank)
+    return Candidate.model_validate(
+        {
+            "method": adapter.method.name,
+            "rank": adapter.rank,
+            "alpha": alpha,
+            "targets": adapter.targets,
+            "format": chosen.form.format,
+            "compute": chosen.compute,
+            "batch_size": chosen.micro.batch_size,
+            "gradient_accumulation": chosen.micro.gradient_accumulation,
+            "sequence_length": scenario.sequence_length,
+            "checkpointing": chosen.micro.checkpointing,
+            "optimizer": chosen.optimizer,
+            "learning_rate": learning_rate(scenario, adapter),
+            "export": chosen.form.export,
+            "precision": chosen.form.precision,
+        }
+    )
+
+
+def _facts(scenario: Scenario) -> ModelFacts:
+    model = scenario.model
+    return ModelFacts(
+        name=model.name,
+        family=model.architecture.model_type,
+        config_digest=config_digest(model.config),
+        parameters=model.architecture.parameters,
+        shape=shape(model.config),
+    )
+
+
+def _evidence(weighed: Search, chosen: Evaluated) -> tuple[str, ...]:
+    """Of the chosen candidate, and of every method it was preferred to."""
+    ids = dict.fromkeys((*chosen.quality.evidence_ids, "claim-batch-size", "claim-learning-rate"))
+    for found in weighed.candidates:
+        ids.update(dict.fromkeys(found.quality.evidence_ids))
+    return tuple(ids)

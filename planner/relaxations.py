@@ -1,0 +1,169 @@
+"""What would make an infeasible spec feasible; each is tried before it is offered."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from planner.errors import UsageError
+from planner.evaluate import Evaluated, Search, search
+from planner.resolve import GIB, Scenario, resolve
+from planner.spec import Spec
+
+OFFERED = 3
+PARTS = (2, 4, 8, 16, 32)
+"""Lengths and tenants are divided by these, the gentlest first."""
+LEAST_TOKENS = 16
+
+
+class Change(NamedTuple):
+    """Dotted keys of the spec and their new values, and how a person says it."""
+
+    text: str
+    updates: dict[str, object]
+
+
+def relaxations(scenario: Scenario, weighed: Search) -> str:
+    """The nearest relaxations as one sentence."""
+    found = [change.text for change, _ in nearest(scenario, weighed)]
+    if not found:
+        return "no change of one kind makes it feasible; a smaller model or larger hardware might"
+    return f"feasible with {', or '.join(found)}"
+
+
+def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Change, Spec]]:
+    """At most three changes of different kinds with their specs, every one feasible."""
+    count = 0
+    for changes in _kinds(scenario, weighed):
+        for change in changes:
+            spec = applied(scenario.spec, change)
+            if spec is not None and _feasible(spec):
+                yield change, spec
+                count += 1
+                break
+        if count == OFFERED:
+            return
+
+
+def applied(spec: Spec, change: Change) -> Spec | None:
+    """The changed spec, or None where the change makes no spec."""
+    document = spec.model_dump(mode="json")
+    for path, value in change.updates.items():
+        *parents, last = path.split(".")
+        section = document
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    try:
+        return Spec.model_validate(document)
+    except ValidationError:
+        return None
+
+
+def _feasible(spec: Spec) -> bool:
+    try:
+        return bool(search(resolve(spec)).feasible)
+    except UsageError:
+        return False
+
+
+def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Change]]:
+    """Kinds of change; of each the first feasible one counts."""
+    broken = {v.constraint for c in weighed.candidates for v in c.violations}
+    yield _unpinned(scenario)
+    yield _more_vram(scenario, weighed)
+    if "training memory" in broken:
+        yield _shorter(scenario)
+    yield _more_serving_memory(scenario, weighed)
+    for constraint, key in (("first token", "first_token_ms"), ("per token", "per_token_ms")):
+        yield _slower(weighed, constraint, key)
+    if broken - {"training memory"}:
+        yield _fewer_tenants(scenario)
+        yield _less_context(scenario)
+
+
+def _unpinned(scenario: Scenario) -> list[Change]:
+    pinned = scenario.spec.pinned.model_dump(exclude_none=True)
+    return [
+        Change(f"pinned.{name} left open", {f"pinned.{name}": None})
+        for name in pinned
+        if name != "alpha"
+    ]
+
+
+def _breaking_only(weighed: Search, allowed: set[str]) -> list[Evaluated]:
+    return [c for c in weighed.candidates if {v.constraint for v in c.violations} <= allowed]
+
+
+def _more_vram(scenario: Scenario, weighed: Search) -> list[Change]:
+    """The least that suffices; it is the serving device's memory too where none is named."""
+    alone = scenario.spec.serving.hardware is not None
+    device = scenario.training
+    shared = not alone and scenario.spec.serving.memory_gib is None
+    named = scenario.spec.training.hardware is not None
+    allowed = {"training memory", "serving memory"} if shared else {"training memory"}
+    needs = [
+        max(c.micro.required_bytes, c.serving_required_bytes if shared else 0.0)
+        for c in _breaking_only(weighed, allowed)
+    ]
+    if not needs:
+        return []
+    gib = max(math.ceil(min(needs) / GIB), math.floor(scenario.spec.vram_gib) + 1)
+    updates: dict[str, object] = {"vram_gib": gib}
+    if named and gib > device.memory_gib:
+        updates["training.hardware"] = device.model_dump(mode="json") | {"memory_gib": gib}
+    more = gib - scenario.spec.vram_gib
+    return [Change(f"{more:.3g} GiB more VRAM ({gib} GiB)", updates)]
+
+
+def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Change]:
+    needs = [c.serving_required_bytes for c in _breaking_only(weighed, {"serving memory"})]
+    if not needs:
+        return []
+    gib = math.ceil(min(needs) / GIB)
+    device = scenario.serving.model_dump(mode="json")
+    device["memory_gib"] = max(gib, scenario.serving.memory_gib)
+    updates: dict[str, object] = {"serving.memory_gib": gib, "serving.hardware": device}
+    return [Change(f"{gib} GiB of serving memory", updates)]
+
+
+def _slower(weighed: Search, constraint: str, key: str) -> list[Change]:
+    times = [v.number for c in _breaking_only(weighed, {constraint}) for v in c.violations]
+    if not times:
+        return []
+    milliseconds = math.ceil(min(times) * 1000)
+    return [Change(f"{milliseconds} ms {constraint}", {f"serving.{key}": milliseconds})]
+
+
+def _shorter(scenario: Scenario) -> list[Change]:
+    lengths = [scenario.sequence_length // part for part in PARTS]
+    return [
+        Change(f"sequence {length}", {"pinned.sequence_length": length})
+        for length in lengths
+        if length >= LEAST_TOKENS
+    ]
+
+
+def _fewer_tenants(scenario: Scenario) -> list[Change]:
+    counts = [scenario.active_tenants // part for part in PARTS]
+    return [
+        Change(f"{count} active tenants", {"serving.active_tenants": count})
+        for count in counts
+        if count >= 1
+    ]
+
+
+def _less_context(scenario: Scenario) -> list[Change]:
+    contexts = [scenario.context_length // part for part in PARTS]
+    return [
+        Change(
+            f"a context of {context} tokens",
+            {
+                "serving.context_length": context,
+                "serving.prompt_tokens": min(scenario.prompt_tokens, context),
+            },
+        )
+        for context in contexts
+        if context >= LEAST_TOKENS
+    ]

@@ -1,0 +1,84 @@
+"""A plan as text: the choice, why, what was not chosen and why, and the figures."""
+
+import textwrap
+from collections.abc import Callable, Iterator
+
+from planner.method import method
+from planner.plan import Figure, Plan
+from planner.units import amount, seconds
+
+WIDTH = 100
+
+
+def render(plan: Plan) -> str:
+    return "\n".join(_lines(plan)) + "\n"
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    yield f"{plan.model.name}: {plan.task}, {plan.model.parameters / 1e6:,.1f}M parameters"
+    yield ""
+    yield from _choice(plan)
+    yield ""
+    yield "Why"
+    for reason in plan.reasons:
+        yield from _wrapped(reason)
+    yield ""
+    yield "Not chosen"
+    for rejection in plan.rejections:
+        yield from _wrapped(f"{rejection.candidate}: {rejection.reason}")
+    yield ""
+    yield "Figures"
+    for name, figure in plan.figures.items():
+        yield f"  {_label(name):<42}{_value(name, figure)}"
+
+
+def _choice(plan: Plan) -> Iterator[str]:
+    candidate, training = plan.candidate, plan.training
+    rank = "" if candidate.rank is None else f", rank {candidate.rank}, alpha {candidate.alpha:g}"
+    if candidate.rank is not None and candidate.alpha is None:
+        rank = f", rank {candidate.rank}"
+    steps = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
+    accumulated = candidate.gradient_accumulation
+    pieces = f" x {accumulated} accumulated" if accumulated > 1 else ""
+    yield f"  method    {method(candidate.method).title}{rank}, on {', '.join(candidate.targets)}"
+    yield f"  base      {candidate.format}, arithmetic in {candidate.compute}"
+    yield (
+        f"  step      batch {candidate.batch_size}{pieces}, {candidate.sequence_length} tokens, "
+        f"checkpointing {candidate.checkpointing}, {candidate.optimizer}"
+    )
+    yield f"  training  learning rate {candidate.learning_rate:g}, {steps}, seed {training.seed}"
+    yield f"  export    {candidate.export}, {candidate.precision}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _label(name: str) -> str:
+    for suffix in ("_bytes", "_seconds", "_points"):
+        name = name.removesuffix(suffix)
+    return name.replace("_", " ")
+
+
+def _value(name: str, figure: Figure) -> str:
+    if figure.value is None:
+        return f"unknown ({figure.source})"
+    show: Callable[[float], str] = _count
+    if name.endswith("_bytes"):
+        show = amount
+    elif name.endswith("_seconds"):
+        show = seconds
+    elif name.endswith("_points"):
+        show = _signed
+    band = ""
+    if figure.low is not None and figure.high is not None:
+        band = f" ({show(figure.low)} to {show(figure.high)})"
+    return f"{show(figure.value)}{band}, {figure.evidence}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}"

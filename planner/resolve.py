@@ -1,0 +1,220 @@
+"""A spec with every default filled in and every name looked up: the scenario."""
+
+from dataclasses import dataclass
+
+from planner import catalog
+from planner.architecture import Architecture
+from planner.errors import UsageError
+from planner.method import method
+from planner.spec import Family, Hardware, Spec
+
+GIB = 2**30
+DEFAULT_EXAMPLES = 5000
+DEFAULT_LABELS = 2
+DEFAULT_CONTEXT = 2048
+DEFAULT_MEAN_TOKENS = {"causal_lm": 256, "sequence_classification": 64}
+DEFAULT_FAMILY: dict[str, Family] = {
+    "causal_lm": "instruction",
+    "sequence_classification": "classification",
+}
+EFFECTIVE_BATCH = {"causal_lm": 8, "sequence_classification": 16}
+"""Examples per optimizer step; LoRA loses at large batches whatever its rank (claim-batch-size)."""
+LENGTH_SPREAD = 4
+"""Longest example kept, in mean lengths; the rest is truncated."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What candidates are held against; bytes, seconds and tokens. None is unlimited or unknown."""
+
+    spec: Spec
+    model: catalog.Model
+    family: Family
+    training: Hardware
+    serving: Hardware
+    training_budget_bytes: float
+    serving_budget_bytes: float
+    tenants: int
+    active_tenants: int
+    context_length: int
+    prompt_tokens: int
+    first_token_seconds: float | None
+    per_token_seconds: float | None
+    examples: int
+    mean_tokens: int
+    labels: int
+    sequence_length: int
+    effective_batch: int
+    assumptions: tuple[str, ...]
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.model.architecture
+
+    @property
+    def data_tokens(self) -> int:
+        return self.examples * self.mean_tokens
+
+    @property
+    def causal(self) -> bool:
+        return self.spec.task == "causal_lm"
+
+
+def resolve(spec: Spec) -> Scenario:
+    """Fill the defaults and look up the names; raises UsageError for what cannot be."""
+    model = catalog.model(spec.model)
+    shape = model.architecture
+    _check_task(spec, shape)
+    _check_pinned(spec)
+    notes: list[str] = []
+    training, serving = _hardware(spec, notes)
+    budget = spec.serving.memory_gib or serving.memory_gib
+    mean = spec.data.mean_tokens or DEFAULT_MEAN_TOKENS[spec.task]
+    active = spec.serving.active_tenants or spec.serving.tenants
+    if active > spec.serving.tenants:
+        raise UsageError(
+            f"serving.active_tenants {active} is more than serving.tenants {spec.serving.tenants}"
+        )
+    length = _sequence_length(spec, shape, mean)
+    context = _context(spec, shape)
+    prompt = _prompt(spec, context)
+    notes += _data_notes(spec, mean, length)
+    if spec.task == "causal_lm":
+        notes.append(f"{context} tokens of context, prompts of {prompt}")
+    scenario = Scenario(
+        spec=spec,
+        model=model,
+        family=spec.family or DEFAULT_FAMILY[spec.task],
+        training=training,
+        serving=serving,
+        training_budget_bytes=spec.vram_gib * GIB,
+        serving_budget_bytes=budget * GIB,
+        tenants=spec.serving.tenants,
+        active_tenants=active,
+        context_length=context,
+        prompt_tokens=prompt,
+        first_token_seconds=_seconds(spec.serving.first_token_ms),
+        per_token_seconds=_seconds(spec.serving.per_token_ms),
+        examples=spec.data.examples or DEFAULT_EXAMPLES,
+        mean_tokens=mean,
+        labels=spec.data.labels or DEFAULT_LABELS,
+        sequence_length=length,
+        effective_batch=EFFECTIVE_BATCH[spec.task],
+        assumptions=tuple(notes),
+    )
+    _check_budgets(scenario)
+    return scenario
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _check_task(spec: Spec, shape: Architecture) -> None:
+    if spec.task == "causal_lm" and shape.kind == "encoder":
+        raise UsageError(
+            f"task 'causal_lm' needs a decoder and {shape.model_type} is an encoder",
+            hint="use task 'sequence_classification', or a decoder",
+        )
+    if spec.task != "causal_lm" and shape.kind == "decoder":
+        raise UsageError(
+            f"task '{spec.task}' needs an encoder and {shape.model_type} is a decoder",
+            hint="use task 'causal_lm', or an encoder",
+        )
+    if spec.task == "causal_lm" and spec.data.labels is not None:
+        raise UsageError("data.labels is for sequence_classification and the task is 'causal_lm'")
+    if spec.task != "causal_lm" and spec.serving.per_token_ms is not None:
+        raise UsageError(
+            "serving.per_token_ms is for causal_lm; a classifier answers in one pass",
+            hint="give serving.first_token_ms",
+        )
+
+
+def _check_pinned(spec: Spec) -> None:
+    """A pinned method is known and has what is pinned with it."""
+    if spec.pinned.method is None:
+        return
+    found = method(spec.pinned.method)
+    for name, has in (("rank", bool(found.ranks)), ("alpha", found.default_alpha is not None)):
+        value = getattr(spec.pinned, name)
+        if value is not None and not has:
+            raise UsageError(f"pinned.{name} {value:g}: {found.name} has no {name}")
+
+
+def _hardware(spec: Spec, notes: list[str]) -> tuple[Hardware, Hardware]:
+    """Training and serving device; an unnamed one is a GPU of `vram_gib` and unknown speed."""
+    if spec.training.hardware is None:
+        training = Hardware(kind="gpu", memory_gib=spec.vram_gib)
+        notes.append(f"training on a gpu with {spec.vram_gib:g} GiB, speed unknown")
+    else:
+        training = catalog.hardware(spec.training.hardware)
+    if spec.training.hardware is not None and spec.vram_gib > training.memory_gib:
+        raise UsageError(
+            f"vram_gib {spec.vram_gib:g} is more than the training hardware's "
+            f"{training.memory_gib:g} GiB"
+        )
+    if spec.serving.hardware is None:
+        notes.append("serving on the training hardware")
+        return training, training
+    serving = catalog.hardware(spec.serving.hardware)
+    if (spec.serving.memory_gib or 0) > serving.memory_gib:
+        raise UsageError(
+            f"serving.memory_gib {spec.serving.memory_gib:g} is more than the serving hardware's "
+            f"{serving.memory_gib:g} GiB"
+        )
+    return training, serving
+
+
+def _sequence_length(spec: Spec, shape: Architecture, mean: int) -> int:
+    """Tokens per training example, at most what the model has positions for."""
+    limit = shape.positions or LENGTH_SPREAD * mean + 64
+    pinned = spec.pinned.sequence_length
+    if pinned is not None and pinned > limit:
+        raise UsageError(f"pinned.sequence_length {pinned} is more than the model's {limit}")
+    return pinned or min(-(-LENGTH_SPREAD * mean // 64) * 64, limit)
+
+
+def _context(spec: Spec, shape: Architecture) -> int:
+    context = spec.serving.context_length
+    if context is None:
+        return min(DEFAULT_CONTEXT, shape.positions or DEFAULT_CONTEXT)
+    if shape.positions and context > shape.positions:
+        raise UsageError(
+            f"serving.context_length {context} is more than the model's {shape.positions}"
+        )
+    return context
+
+
+def _prompt(spec: Spec, context: int) -> int:
+    prompt = spec.serving.prompt_tokens
+    if prompt is None:
+        return max(1, context // 2)
+    if prompt > context:
+        raise UsageError(f"serving.prompt_tokens {prompt} is more than the context of {context}")
+    return prompt
+
+
+def _data_notes(spec: Spec, mean: int, length: int) -> list[str]:
+    notes = []
+    if spec.data.examples is None:
+        notes.append(f"{DEFAULT_EXAMPLES} examples per tenant")
+    if spec.data.mean_tokens is None:
+        notes.append(f"{mean} tokens per example on average")
+    if spec.pinned.sequence_length is None:
+        notes.append(f"examples truncated to {length} tokens")
+    if spec.task == "sequence_classification" and spec.data.labels is None:
+        notes.append(f"{DEFAULT_LABELS} labels")
+    return notes
+
+
+def _check_budgets(scenario: Scenario) -> None:
+    """A latency budget needs the figures that it is checked with."""
+    budgets = (scenario.first_token_seconds, scenario.per_token_seconds)
+    device = scenario.serving
+    if budgets == (None, None):
+        return
+    if device.bandwidth_gb_per_second is None or device.fp32_tflops is None:
+        raise UsageError(
+            "a latency budget needs the serving hardware's bandwidth_gb_per_second and fp32_tflops",
+            hint=f"name one of {', '.join(catalog.names('hardware'))}, or give the figures",
+        )

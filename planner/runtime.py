@@ -1,0 +1,99 @@
+"""What each serving runtime can load; a plan never asks one for more."""
+
+from typing import NamedTuple
+
+from planner.method import Method
+
+
+class RuntimeLimits(NamedTuple):
+    """Formats of the base, exports, whether only LoRA pairs load, and the largest pair's rank.
+
+    `compute` is the arithmetic where the device has it. Widths are bytes: of one key or value in
+    the cache, of a weight that no format quantises.
+    """
+
+    formats: tuple[str, ...]
+    exports: tuple[str, ...]
+    precisions: tuple[str, ...]
+    pairs_only: bool
+    largest_rank: int | None
+    compute: str
+    cache_element_bytes: int
+    other_bytes: int
+    source: str
+
+
+RUNTIMES = {
+    "paretune": RuntimeLimits(
+        formats=("fp32", "bf16", "nf4"),
+        exports=("unmerged", "merged"),
+        precisions=("exact", "fast"),
+        pairs_only=False,
+        largest_rank=None,
+        compute="fp32",
+        cache_element_bytes=4,
+        other_bytes=4,
+        source="this project's fused op and bank",
+    ),
+    "onnxruntime": RuntimeLimits(
+        formats=("fp32",),
+        exports=("merged",),
+        precisions=("exact",),
+        pairs_only=False,
+        largest_rank=None,
+        compute="fp32",
+        cache_element_bytes=4,
+        other_bytes=4,
+        source="onnxruntime without a custom op library",
+    ),
+    "vllm": RuntimeLimits(
+        formats=("bf16", "nf4"),
+        exports=("unmerged", "merged"),
+        precisions=("exact",),
+        pairs_only=True,
+        largest_rank=256,
+        compute="bf16",
+        cache_element_bytes=2,
+        other_bytes=2,
+        source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849)",
+    ),
+    "lorax": RuntimeLimits(
+        formats=("bf16", "nf4"),
+        exports=("unmerged", "merged"),
+        precisions=("exact",),
+        pairs_only=True,
+        largest_rank=None,
+        compute="bf16",
+        cache_element_bytes=2,
+        other_bytes=2,
+        source="LoRAX documentation: LoRA adapters",
+    ),
+    "llama.cpp": RuntimeLimits(
+        formats=("fp32", "bf16"),
+        exports=("unmerged", "merged"),
+        precisions=("exact",),
+        pairs_only=True,
+        largest_rank=None,
+        compute="bf16",
+        cache_element_bytes=2,
+        other_bytes=2,
+        source="llama.cpp: GGUF adapters hold lora_a and lora_b only",
+    ),
+}
+
+
+def refusal(runtime: str, method: Method, rank: int | None, export: str) -> str | None:
+    """Why the runtime cannot load the method's adapter, or None."""
+    limits = RUNTIMES[runtime]
+    if export not in limits.exports:
+        return f"{runtime} serves {' or '.join(limits.exports)} models only"
+    if export == "merged" or not limits.pairs_only:
+        return None
+    config = method.peft_config or {}
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        return f"{runtime} loads LoRA pairs only"
+    # A start taken from the base is written as a second pair.
+    pair_rank = (rank or 0) * (1 if method.needs_weight == "never" else 2)
+    if limits.largest_rank is not None and pair_rank > limits.largest_rank:
+        return f"{runtime} loads ranks to {limits.largest_rank} and this is {pair_rank}"
+    return None

@@ -1,0 +1,125 @@
+"""The spec: what a user declares. Everything but `model`, `task` and `vram_gib` has a default."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+
+Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+
+Task = Literal["causal_lm", "sequence_classification"]
+Family = Literal["instruction", "code", "math", "domain", "style", "classification"]
+Format = Literal["fp32", "bf16", "nf4"]
+Compute = Literal["fp32", "bf16"]
+Priority = Literal["balanced", "quality", "memory", "latency", "storage", "simplicity"]
+Runtime = Literal["paretune", "onnxruntime", "vllm", "lorax", "llama.cpp"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Hardware(Section):
+    """One device; memory in GiB, bandwidth in 1e9 bytes/s, peaks in 1e12 flops/s, dense.
+
+    None is unknown: figures that need it are None, and a budget that needs it is refused. No
+    `bf16_tflops` means no bf16 arithmetic.
+    """
+
+    kind: Literal["cpu", "gpu"]
+    memory_gib: Positive
+    bandwidth_gb_per_second: Positive | None = None
+    fp32_tflops: Positive | None = None
+    bf16_tflops: Positive | None = None
+
+
+def _hardware_tag(value: object) -> str:
+    return "name" if isinstance(value, str) else "explicit"
+
+
+def _model_tag(value: object) -> str:
+    return "name" if isinstance(value, str) else "config"
+
+
+HardwareChoice = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Hardware, Tag("explicit")],
+    Discriminator(_hardware_tag),
+]
+ModelChoice = Annotated[
+    Annotated[str, Tag("name")] | Annotated[dict[str, JsonValue], Tag("config")],
+    Discriminator(_model_tag),
+]
+
+
+class TrainingSpec(Section):
+    """Where and for how long a tenant is trained; None is decided by the planner."""
+
+    hardware: HardwareChoice | None = None
+    epochs: Positive | None = None
+    max_steps: Count | None = None
+    learning_rate: Positive | None = None
+    packing: bool = False
+    evaluate_every: Count | None = None
+    checkpoint_every: Count | None = None
+    patience: Count | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Serving(Section):
+    """Where tenants are served; `active_tenants` (default: all) are resident and decode together.
+
+    `prompt_tokens` defaults to half the context. The two budgets are milliseconds.
+    """
+
+    hardware: HardwareChoice | None = None
+    memory_gib: Positive | None = None
+    tenants: Count = 1
+    active_tenants: Count | None = None
+    context_length: Count | None = None
+    prompt_tokens: Count | None = None
+    first_token_ms: Positive | None = None
+    per_token_ms: Positive | None = None
+    runtime: Runtime = "paretune"
+
+
+class Data(Section):
+    """Examples per tenant, their mean length in tokens, and the labels of a classifier."""
+
+    examples: Count | None = None
+    mean_tokens: Count | None = None
+    labels: Annotated[int, Field(ge=2)] | None = None
+
+
+class Pinned(Section):
+    """Choices that the planner must keep; every other choice stays open."""
+
+    method: str | None = None
+    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    alpha: Positive | None = None
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    format: Format | None = None
+    compute: Compute | None = None
+    batch_size: Count | None = None
+    gradient_accumulation: Count | None = None
+    sequence_length: Count | None = None
+    checkpointing: Literal["none", "block"] | None = None
+    export: Literal["unmerged", "merged"] | None = None
+    precision: Literal["exact", "fast"] | None = None
+
+
+class Spec(Section):
+    """Model, task and training memory, and whatever else the user knows.
+
+    `model` is a catalogue name, a path to a config.json or its folder, or the config itself.
+    """
+
+    schema_version: Literal[1] = 1
+    model: ModelChoice
+    task: Task
+    vram_gib: Positive
+    family: Family | None = None
+    priority: Priority = "balanced"
+    training: TrainingSpec = TrainingSpec()
+    serving: Serving = Serving()
+    data: Data = Data()
+    pinned: Pinned = Pinned()

@@ -1,0 +1,82 @@
+"""Shapes from config.json: parameter counts, targets, digests."""
+
+import pytest
+
+from planner import catalog
+from planner.architecture import architecture, shape
+from planner.errors import UsageError
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 32,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+def test_parameter_count_equals_the_published_one(name: str) -> None:
+    published = catalog.entry("models", name)["published_parameters"]
+    assert catalog.model(name).architecture.parameters == published
+
+
+def test_tiny_llama_by_hand() -> None:
+    found = architecture(TINY)
+    # head_dim 2: q 8x8, k and v 4x8, o 8x8, three MLP matrices 16x8; two norms a block, one last.
+    block = 64 + 32 + 32 + 64 + 3 * 128
+    assert found.linear_parameters == 2 * block
+    assert found.parameters == 32 * 8 + 2 * (block + 16) + 8
+    assert [t.role for t in found.targets[:7]] == [
+        "attention.query",
+        "attention.key",
+        "attention.value",
+        "attention.output",
+        "mlp.gate",
+        "mlp.up",
+        "mlp.down",
+    ]
+
+
+def test_untied_head_is_a_target_of_its_own_role() -> None:
+    found = architecture(TINY | {"tie_word_embeddings": False})
+    assert found.targets[-1].role == "head"
+    assert found.parameters == architecture(TINY).parameters + 32 * 8
+
+
+def test_digest_ignores_what_does_not_fix_the_shapes() -> None:
+    written_by_another_version = TINY | {
+        "head_dim": 2,
+        "rope_parameters": {"rope_theta": 1e5},
+        "max_position_embeddings": 8192,
+        "transformers_version": "5.23.0",
+        "dtype": "float32",
+    }
+    assert catalog.config_digest(written_by_another_version) == catalog.config_digest(TINY)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "num_key_value_heads", "vocab_size"])
+def test_digest_changes_with_every_shape_field(field: str) -> None:
+    changed = TINY | {field: TINY[field] * 2}  # type: ignore[operator]
+    assert catalog.config_digest(changed) != catalog.config_digest(TINY)
+    assert {k for k, v in shape(changed).items() if v != shape(TINY)[k]} >= {field}
+
+
+def test_digest_counts_learned_positions() -> None:
+    bert = catalog.model("bert-base").config
+    longer = {**bert, "max_position_embeddings": 1024}
+    assert catalog.config_digest(longer) != catalog.config_digest(bert)
+
+
+def test_unknown_family_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"unknown model_type 'mamba'; families are llama, "):
+        architecture(TINY | {"model_type": "mamba"})
+
+
+@pytest.mark.parametrize("value", [None, 0, -3, "8", True])
+def test_unusable_field_is_named(value: object) -> None:
+    with pytest.raises(UsageError, match="no usable hidden_size"):
+        architecture(TINY | {"hidden_size": value})

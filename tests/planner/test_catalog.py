@@ -1,0 +1,68 @@
+"""The catalogues: every figure has a source, every lookup names what is near."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from planner import catalog
+from planner.errors import UsageError
+from planner.spec import Hardware
+
+
+@pytest.mark.parametrize("name", catalog.names("hardware"))
+def test_every_hardware_figure_has_a_source(name: str) -> None:
+    entry = catalog.entry("hardware", name)
+    assert entry["name"] == name
+    figures = [key for key in Hardware.model_fields if key != "kind"]
+    assert set(figures) == set(entry["sources"])  # type: ignore[call-overload]
+    assert isinstance(catalog.hardware(name), Hardware)
+
+
+def test_catalogues_hold_what_a_first_user_looks_for() -> None:
+    assert {"cpu-2core", "t4", "l4", "l40s", "rtx-4090", "a100-80gb", "h100-80gb"} <= set(
+        catalog.names("hardware")
+    )
+    assert {"smollm2-135m", "all-minilm-l6-v2", "llama-3.1-8b", "mistral-7b"} <= set(
+        catalog.names("models")
+    )
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown hardware 'l40x'") as raised:
+        catalog.hardware("l40x")
+    assert raised.value.hint == "did you mean 'l40s'?"
+    with pytest.raises(UsageError, match="unknown model 'smollm-135m'") as raised:
+        catalog.model("smollm-135m")
+    assert raised.value.hint == "did you mean 'smollm2-135m'?"
+
+
+def test_a_model_is_found_by_hub_id_folder_file_or_config(tmp_path: Path) -> None:
+    by_name = catalog.model("llama-3.2-3b")
+    assert catalog.model("meta-llama/Llama-3.2-3B") == by_name
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dict(by_name.config)))
+    for choice in (str(folder), str(folder / "config.json"), dict(by_name.config)):
+        assert catalog.model(choice).architecture == by_name.architecture
+    assert catalog.model(str(folder)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON"),
+        (b"[1]", "holds list, not a JSON object"),
+        (b"\xff\xfe", "is not a text file"),
+        (b"{}", "unknown model_type ''"),
+    ],
+)
+def test_a_bad_config_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        catalog.model(str(tmp_path))
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read .*config.json: no such file"):
+        catalog.model(str(tmp_path))

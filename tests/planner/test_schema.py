@@ -1,0 +1,145 @@
+"""The published schemas, and proof that every field of a spec is read."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from pydantic import BaseModel
+
+from planner import Plan, Spec, catalog, recommend
+from planner.errors import ParetuneError
+from planner.relaxations import Change, applied
+from planner.spec import Data, Hardware, Pinned, Serving, TrainingSpec
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "training": TrainingSpec,
+    "training.hardware": Hardware,
+    "serving": Serving,
+    "serving.hardware": Hardware,
+    "data": Data,
+    "pinned": Pinned,
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("spec", Spec), ("plan", Plan)])
+def test_published_schema_is_the_code_s(name: str, kind: type[BaseModel]) -> None:
+    """After a change: planner schema NAME > specs/schema/NAME.json."""
+    published = json.loads((catalog.specs_folder() / "schema" / f"{name}.json").read_text())
+    assert published == kind.model_json_schema()
+
+
+def leaves() -> Iterator[str]:
+    for name in Spec.model_fields:
+        if name not in SECTIONS:
+            yield name
+    for section, kind in SECTIONS.items():
+        for name in kind.model_fields:
+            yield f"{section}.{name}"
+
+
+CPU = {
+    "kind": "cpu",
+    "memory_gib": 16,
+    "bandwidth_gb_per_second": 20,
+    "fp32_tflops": 0.2,
+}
+LM = {
+    "model": "smollm2-135m",
+    "task": "causal_lm",
+    "vram_gib": 16,
+    "training": {"hardware": CPU},
+    "serving": {"hardware": CPU, "tenants": 4},
+}
+CLASSIFIER = LM | {"model": "all-minilm-l6-v2", "task": "sequence_classification"}
+
+OTHER: dict[str, object] = {
+    "schema_version": 2,
+    "model": "smollm2-360m",
+    "task": "sequence_classification",
+    "vram_gib": 1.5,
+    "family": "code",
+    "priority": "storage",
+    "training.hardware": None,
+    "training.epochs": 1,
+    "training.max_steps": 7,
+    "training.learning_rate": 0.01,
+    "training.packing": True,
+    "training.evaluate_every": 3,
+    "training.checkpoint_every": 4,
+    "training.patience": 9,
+    "training.seed": 5,
+    "training.hardware.kind": "gpu",
+    "training.hardware.memory_gib": 8,
+    "training.hardware.bandwidth_gb_per_second": None,
+    "training.hardware.fp32_tflops": 2,
+    "training.hardware.bf16_tflops": 1,
+    "serving.hardware": "cpu-16core",
+    "serving.memory_gib": 1.2,
+    "serving.tenants": 9,
+    "serving.active_tenants": 2,
+    "serving.context_length": 64,
+    "serving.prompt_tokens": 10,
+    "serving.first_token_ms": 1,
+    "serving.per_token_ms": 1,
+    "serving.runtime": "onnxruntime",
+    "serving.hardware.kind": "gpu",
+    "serving.hardware.memory_gib": 2,
+    "serving.hardware.bandwidth_gb_per_second": 1,
+    "serving.hardware.fp32_tflops": None,
+    "serving.hardware.bf16_tflops": 1,
+    "data.examples": 17,
+    "data.mean_tokens": 99,
+    "data.labels": 7,
+    "pinned.method": "dora",
+    "pinned.rank": 5,
+    "pinned.alpha": 3,
+    "pinned.targets": ["mlp.up"],
+    "pinned.format": "nf4",
+    "pinned.compute": "bf16",
+    "pinned.batch_size": 3,
+    "pinned.gradient_accumulation": 5,
+    "pinned.sequence_length": 77,
+    "pinned.checkpointing": "block",
+    "pinned.export": "merged",
+    "pinned.precision": "fast",
+}
+NEEDS_CLASSIFIER = {"data.labels"}
+NEEDS_BF16_RUNTIME = {"serving.hardware.bf16_tflops"}
+
+
+@cache
+def base(path: str) -> Spec:
+    """The spec in which that field can matter."""
+    if path in NEEDS_CLASSIFIER:
+        return Spec.model_validate(CLASSIFIER)
+    spec = Spec.model_validate(LM)
+    if path in NEEDS_BF16_RUNTIME:
+        return applied(spec, Change("", {"serving.runtime": "llama.cpp"})) or spec
+    return spec
+
+
+OUTCOMES: dict[str, object] = {}
+
+
+def outcome(spec: Spec | None) -> object:
+    """Everything a user sees of a spec but the spec itself."""
+    if spec is None:
+        return "no spec"
+    text = spec.model_dump_json()
+    if text not in OUTCOMES:
+        try:
+            OUTCOMES[text] = recommend(spec).model_dump(exclude={"spec"})
+        except ParetuneError as error:
+            OUTCOMES[text] = (type(error), str(error), error.hint)
+    return OUTCOMES[text]
+
+
+def test_every_field_has_a_second_value_here() -> None:
+    assert set(OTHER) == set(leaves())
+
+
+@pytest.mark.parametrize("path", OTHER)
+def test_every_field_changes_the_outcome(path: str) -> None:
+    changed = applied(base(path), Change("", {path: OTHER[path]}))
+    assert outcome(changed) != outcome(base(path))
