@@ -1,7 +1,7 @@
 """build: plan + model + data -> artifact.
 
-    check -> read data -> capture -> find targets -> for each tenant: insert adapters, quantise the
-    frozen base, train -> lower -> export -> parity -> publish
+check -> read data -> capture -> find targets -> for each tenant: insert adapters, quantise the
+frozen base, train -> lower -> export -> parity -> publish
 """
 
 import errno
@@ -15,14 +15,14 @@ import torch
 from compiler import adapter as adapters
 from compiler import huggingface
 from compiler.artifact import check_vacant
-from compiler.base import CAUSAL_LM, DTYPES, Base, captured, load_base, load_module
+from compiler.base_model import DTYPES, Base, captured, load_base, load_module
 from compiler.dataset import Dataset, read_datasets
 from compiler.export.assemble import assemble
 from compiler.graph import Graph
 from compiler.manifest import Manifest
 from compiler.request import Request
 from compiler.tokenizer import load as load_tokenizer
-from compiler.train import Job, Trained, report, train
+from compiler.train import Job, report, train
 from compiler.training_graph import start, training_graph
 from compiler.workspace import Workspace, file_digest, open_workspace
 from planner.catalog import config_digest
@@ -171,23 +171,19 @@ def _train(
     )
     with report(dataset.tenant, quiet=request.quiet) as progress:
         trained = train(job, progress=progress)
-    tensors = dict(begin.tensors) | dict(trained.tensors)
+    tensors = begin.tensors | dict(trained.tensors)
     adapter = adapters.uniform(
         method=plan.candidate.method,
         rank=plan.candidate.rank,
         alpha=plan.candidate.alpha,
-        targets=begin.targets,
+        targets=begin.owned.targets,
         tensors={key: value.numpy() for key, value in tensors.items()},
         base_digest=base_digest,
         seed=plan.training.seed,
         labels=dataset.labels,
         template=dataset.template,
     )
-    _keep(workspace, dataset.tenant, adapter, trained)
-
-
-def _keep(workspace: Workspace, tenant: str, adapter: adapters.Adapter, trained: Trained) -> None:
-    path = workspace.adapter(tenant)
+    path = workspace.adapter(dataset.tenant)
     aside = path.with_suffix(".part")
     adapters.save(adapter, aside)
     aside.replace(path)

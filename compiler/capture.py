@@ -22,7 +22,7 @@ def capture(
     The graph shares the module's parameters, frozen. Raises ParetuneError when torch.export
     cannot take the module.
     """
-    module = module.eval().requires_grad_(False)
+    module = module.eval().requires_grad_(requires_grad=False)
     shapes = {name: dict.fromkeys(axes, DYNAMIC) for name, axes in dynamic_axes.items()}
     try:
         program = torch.export.export(module, example_inputs, dynamic_shapes=shapes, strict=False)

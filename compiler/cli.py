@@ -3,6 +3,7 @@
 import ast
 import errno
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,8 +76,10 @@ class Verbs(click.Group):
 
 def summary(verb: str) -> str:
     """The first line of the verb's module."""
-    folder = Path(compiler.commands.__path__[0])
-    source = (folder / f"{verb.replace('-', '_')}.py").read_text("utf-8")
+    spec = importlib.util.find_spec(f"compiler.commands.{verb.replace('-', '_')}")
+    if spec is None or spec.origin is None:
+        return ""
+    source = Path(spec.origin).read_text("utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
@@ -98,7 +101,10 @@ def failures() -> Iterator[None]:
         raise Failure(
             f"{_lower(error.strerror or str(error))}{place}", hint=None, exit_code=1
         ) from (error)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, ImportError) as error:
+        # An extension module interrupted while it loads reports an ImportError of that cause.
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
         click.echo("interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from error
 

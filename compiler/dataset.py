@@ -35,9 +35,7 @@ def read_datasets(
     datasets = []
     for tenant, rows in records.items():
         encoded = encode(rows, tokenizer, length)
-        train, validation = split(
-            encoded.examples, training.validation_fraction, training.seed
-        )
+        train, validation = split(encoded.examples, training.validation_fraction, training.seed)
         if training.packing and encoded.labels is None:
             train = pack(train, length, seed=training.seed)
         datasets.append(

@@ -11,6 +11,7 @@ from onnxruntime.capi import (  # type: ignore[import-untyped]
     onnxruntime_pybind11_state as state,
 )
 
+import compiler
 from planner.errors import IncompatibleError, ParetuneError
 
 Array = npt.NDArray[Any]
@@ -44,14 +45,15 @@ LIBRARY = "libparetune_ops.so"
 
 
 def library_path() -> Path:
-    """The op library that is installed beside this package."""
-    path = Path(__file__).with_name(LIBRARY)
-    if not path.is_file():
-        raise ParetuneError(
-            f"the op library is missing: {path}",
-            hint="`pip install paretune` builds it; in a checkout, `make` does",
-        )
-    return path
+    """The op library of this package; an editable install has it in a folder of its own."""
+    paths = [Path(folder, LIBRARY) for folder in compiler.__path__]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise ParetuneError(
+        f"the op library is missing: {paths[0]}",
+        hint="`pip install paretune` builds it; in a checkout, `make` does",
+    )
 
 
 class Engine:

@@ -17,7 +17,7 @@ NESTED_BLOCK_SIZE = 256
 
 
 def dequantize(packed: Packed, out_features: int, dtype: torch.dtype) -> torch.Tensor:
-    """The dense weight [out, in] of a packed one, rounded to `dtype` (compiler.nf4, on any device)."""
+    """The dense weight [out, in] of a packed one, rounded to `dtype`."""
     if len(packed) == 1:
         return packed[0]
     codes, absmax, codebook, nested_absmax, nested_codebook, offset = packed
@@ -36,7 +36,11 @@ def dequantize(packed: Packed, out_features: int, dtype: torch.dtype) -> torch.T
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, out_features: int, *packed: torch.Tensor
+        ctx: Any,  # noqa: ANN401
+        x: torch.Tensor,
+        bias: torch.Tensor | None,
+        out_features: int,
+        *packed: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(*packed)
         ctx.out_features = out_features
@@ -44,7 +48,10 @@ class _FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad_output: torch.Tensor,
+    ) -> tuple[torch.Tensor | None, ...]:
         packed = ctx.saved_tensors
         weight = dequantize(packed, ctx.out_features, grad_output.dtype)
         return (grad_output @ weight, None, None, *(None for _ in packed))
@@ -55,7 +62,7 @@ class _LowRankLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Any,  # noqa: ANN401
         x: torch.Tensor,
         a: torch.Tensor,
         b: torch.Tensor,
@@ -73,7 +80,10 @@ class _LowRankLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad_output: torch.Tensor,
+    ) -> tuple[torch.Tensor | None, ...]:
         rows, latent, a, b, *packed = ctx.saved_tensors
         grad = grad_output.reshape(-1, ctx.out_features)
         grad_latent = grad @ b
@@ -91,7 +101,9 @@ def frozen_linear(
     x: torch.Tensor, bias: torch.Tensor | None, out_features: int, *packed: torch.Tensor
 ) -> torch.Tensor:
     """W x + bias; x [..., in] -> [..., out]. Only x receives a gradient."""
-    y: torch.Tensor = _FrozenLinear.apply(x, bias, out_features, *packed)
+    y: torch.Tensor = _FrozenLinear.apply(  # type: ignore[no-untyped-call]
+        x, bias, out_features, *packed
+    )
     return y
 
 
@@ -104,7 +116,9 @@ def low_rank_linear(
     *packed: torch.Tensor,
 ) -> torch.Tensor:
     """W x + bias + b (a x); a [rank, in], b [out, rank]. x, a and b receive gradients."""
-    y: torch.Tensor = _LowRankLinear.apply(x, a, b, bias, out_features, *packed)
+    y: torch.Tensor = _LowRankLinear.apply(  # type: ignore[no-untyped-call]
+        x, a, b, bias, out_features, *packed
+    )
     return y
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import cast
 
-import networkx as nx
 import torch
 from torch import fx
 
@@ -80,16 +79,6 @@ def _linear(graph: Graph, node: fx.Node) -> Linear:
         out_features=out_features,
         in_features=in_features,
     )
-
-
-def dataflow(graph: Graph) -> "nx.DiGraph[fx.Node]":
-    """Nodes and their uses; an edge carries the positions at which the value is used."""
-    flow: nx.DiGraph[fx.Node] = nx.DiGraph()
-    for node in graph.module.graph.nodes:
-        flow.add_node(node)
-        for source in node.all_input_nodes:
-            flow.add_edge(source, node)
-    return flow
 
 
 def rebuilt(graph: Graph) -> Graph:

@@ -49,40 +49,56 @@ COSMETIC_FIELDS = frozenset(
 """Fields of config.json that leave the captured graph as it is."""
 
 
-class CausalLM(nn.Module):
+class Adopted(nn.Module):
+    """A form of a model: it has the model's children under their own names.
+
+    The model itself is an attribute without a name, or every parameter would be prefixed.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.adopt(model)
+
+    def adopt(self, model: PreTrainedModel) -> None:
+        own = [name for name, _ in model.named_parameters(recurse=False)]
+        if own:
+            raise IncompatibleError(
+                f"{type(model).__name__} has parameters outside its parts: {own}"
+            )
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        self.__dict__["adopted"] = model
+
+    @property
+    def source(self) -> PreTrainedModel:
+        return cast(PreTrainedModel, self.__dict__["adopted"])
+
+
+class CausalLM(Adopted):
     """The training form of a causal language model: no cache, every position's logits."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        adopt(self, model)
-
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        output = self.__dict__["model_of"](input_ids=input_ids, use_cache=False)
+        output = self.source(input_ids=input_ids, use_cache=False)
         return cast(torch.Tensor, output.logits)
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(Adopted):
     """A checkpoint's own classification model, returning the logits."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        adopt(self, model)
-
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        output = self.__dict__["model_of"](input_ids=input_ids, attention_mask=attention_mask)
+        output = self.source(input_ids=input_ids, attention_mask=attention_mask)
         return cast(torch.Tensor, output.logits)
 
 
-class MeanPoolClassifier(nn.Module):
+class MeanPoolClassifier(Adopted):
     """classifier(mean of the encoder's last hidden states over the unmasked positions)."""
 
     def __init__(self, encoder: PreTrainedModel, hidden_size: int, labels: int) -> None:
-        super().__init__()
-        adopt(self, encoder)
+        super().__init__(encoder)
         self.classifier = nn.Linear(hidden_size, labels)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        output = self.__dict__["model_of"](input_ids=input_ids, attention_mask=attention_mask)
+        output = self.source(input_ids=input_ids, attention_mask=attention_mask)
         weight = attention_mask[:, :, None].to(output.last_hidden_state.dtype)
         total = (output.last_hidden_state * weight).sum(dim=1)
         return cast(torch.Tensor, self.classifier(total / weight.sum(dim=1).clamp(min=1.0)))
@@ -117,7 +133,7 @@ def load_encoder(folder: Path, labels: int) -> MeanPoolClassifier | SequenceClas
     _refuse_missing(folder, [name for name in missing if not name.startswith(f"{unused}.")])
     for parameter in module.get_submodule(classifier_name(module)).parameters():
         nn.init.zeros_(parameter)
-    return cast(MeanPoolClassifier | SequenceClassifier, module.eval().requires_grad_(requires_grad=False))
+    return module.eval().requires_grad_(requires_grad=False)
 
 
 def classifier_name(module: nn.Module) -> str:
@@ -125,7 +141,7 @@ def classifier_name(module: nn.Module) -> str:
     linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
     if not linears:
         raise IncompatibleError(f"{type(module).__name__} has no linear that could be a classifier")
-    return linears[-1]
+    return str(linears[-1])
 
 
 def capture_key(folder: Path) -> dict[str, object]:
@@ -195,19 +211,6 @@ def base_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def adopt(form: nn.Module, model: PreTrainedModel) -> None:
-    """Give `form` the model's children under their own names, and the model without a name.
-
-    A plain attribute would prefix every parameter; the form must keep the checkpoint's names.
-    """
-    own = [name for name, _ in model.named_parameters(recurse=False)]
-    if own:
-        raise IncompatibleError(f"{type(model).__name__} holds parameters outside its parts: {own}")
-    for name, child in model.named_children():
-        form.add_module(name, child)
-    form.__dict__["model_of"] = model
-
-
 def _load(
     factory: type[Any], folder: Path, config: dict[str, Any], **options: object
 ) -> tuple[PreTrainedModel, list[str]]:
@@ -247,11 +250,11 @@ def _quiet() -> Iterator[None]:
     """transformers reports on standard error; commands report in their own words."""
     level = transformers_logging.get_verbosity()
     progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
         if progress:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -210,6 +210,7 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array], tenants: Tenants = None) -> dict[str, Array]:
         """All outputs of a module's graph; the first axis of every input is the batch."""
+        self._graph.check_inputs(inputs)
         rows = self._graph.rows(tenants, len(next(iter(inputs.values()))))
         found = self._graph.run(inputs, rows, self._graph.engine.outputs)
         return {name: value.numpy() for name, value in found.items()}

@@ -6,7 +6,7 @@ A lock makes calls take turns, so a slot is never emptied or filled again while 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,9 @@ Tenant = str | None
 
 Tenants = Sequence[Tenant] | Tenant
 """One per row of a batch, or one for all rows."""
+
+
+BANK_INPUTS = ("bank", "slot")
 
 
 class TenantGraph:
@@ -45,6 +48,14 @@ class TenantGraph:
                 hint="export it unmerged to add and remove tenants",
             )
         return self._bank
+
+    def check_inputs(self, given: Collection[str]) -> None:
+        """Raises UsageError unless these are the names of the model's own inputs."""
+        names = [name for name in self.engine.inputs if name not in BANK_INPUTS]
+        if set(given) != set(names):
+            raise UsageError(
+                f"the graph's inputs are {', '.join(names)}, not {', '.join(given) or 'none'}"
+            )
 
     def add(
         self, name: str, updates: Row | Mapping[str, LoweredSite], record: TenantRecord

@@ -17,7 +17,14 @@ import safetensors.numpy
 
 from compiler import adapter as adapters
 from compiler.adapter import Adapter
-from compiler.artifact import PENDING, file_record, read_manifest, sync, write_manifest
+from compiler.artifact import (
+    PENDING,
+    file_record,
+    read_manifest,
+    sync,
+    write_durably,
+    write_manifest,
+)
 from compiler.frozen_weights import base_bias, base_weight
 from compiler.lower import lower
 from compiler.manifest import Manifest, TenantRecord, tenant_name, unknown_tenant
@@ -59,10 +66,11 @@ def write_tenant(
 ) -> None:
     """Writes the tenant's two files into `folder`, which is made."""
     folder.mkdir(parents=True)
+    write_durably(folder / ROW, safetensors.numpy.save(row_tensors(pack_row(sites, lowered))))
     adapters.save(adapter, folder / ADAPTER)
-    safetensors.numpy.save_file(row_tensors(pack_row(sites, lowered)), folder / ROW)
-    for name in (ADAPTER, ROW):
-        sync(folder / name)
+    # safetensors makes files that only their owner may read, yet another user may be the server.
+    shutil.copymode(folder / ROW, folder / ADAPTER)
+    sync(folder / ADAPTER)
 
 
 def describe(name: str, adapter: Adapter, order: int) -> TenantRecord:

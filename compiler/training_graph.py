@@ -7,37 +7,37 @@ from typing import cast
 import torch
 from torch import nn
 
-from compiler.base import CAUSAL_LM, DTYPES, Base, select
+from compiler.adapter import Adapter, classifier_site
+from compiler.base_model import DTYPES, Base, select
 from compiler.data import IGNORED
-from compiler.graph import Graph, attribute
+from compiler.graph import Graph, attribute, rebuilt
 from compiler.initializers import initialize
 from compiler.passes.checkpoint_blocks import checkpoint_blocks
 from compiler.passes.expose_hidden import expose_hidden
 from compiler.passes.insert_adapters import Tensors, insert_adapters
 from compiler.passes.quantize_base import quantize_base
 from compiler.passes.train_base import train_base
-from compiler.passes.train_classifier import CLASSIFIER, initial_classifier, train_classifier
+from compiler.passes.train_classifier import initial_classifier, train_classifier
 from compiler.train import TensorBatch, causal_lm_loss, classification_loss
-from planner.method import Method, Target, method
+from planner.errors import IncompatibleError
+from planner.method import Target, method
 from planner.plan import Candidate
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where one tenant's training starts: the method's tensors, a classifier's among them."""
+    """The tensors of one tenant, at the start of training or after it, and what they apply to.
 
-    method: Method
-    targets: tuple[Target, ...]
-    tensors: Mapping[str, torch.Tensor]
-    scaling: float
+    `owned` are the method's; `head` holds "<site>.weight" and "<site>.bias" of its own classifier.
+    """
 
-    def owned(self) -> Tensors:
-        """The method's own tensors."""
-        own = {k: v for k, v in self.tensors.items() if not k.startswith(f"{CLASSIFIER}.")}
-        return Tensors(self.method, self.targets, own, dict.fromkeys(self._names(), self.scaling))
+    owned: Tensors
+    head: Mapping[str, torch.Tensor]
+    site: str | None
 
-    def _names(self) -> list[str]:
-        return [target.name for target in self.targets]
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {**self.owned.values, **self.head}
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,29 @@ def start(base: Base, candidate: Candidate, labels: int | None, seed: int) -> St
     scaling = 1.0
     if chosen.scaling and candidate.rank and candidate.alpha:
         scaling = chosen.scaling(candidate.rank, candidate.alpha)
-    tensors = initialize(chosen, adapted, base.weight, candidate.rank, scaling, seed)
-    if labels is not None:
-        head = next(target for target in base.targets if target.name == CLASSIFIER)
-        tensors |= initial_classifier(labels, head.in_features, seed)
-    return Start(chosen, adapted, tensors, scaling)
+    values = initialize(chosen, adapted, base.weight, candidate.rank, scaling, seed)
+    owned = Tensors(chosen, adapted, values, {target.name: scaling for target in adapted})
+    if labels is None:
+        return Start(owned, {}, None)
+    site = classifier(base)
+    return Start(owned, initial_classifier(site.name, labels, site.in_features, seed), site.name)
+
+
+def of_adapter(adapter: Adapter) -> Start:
+    """The trained tensors of an adapter, in the form that a graph is rewritten with."""
+    site = classifier_site(adapter)
+    values = {name: torch.from_numpy(tensor) for name, tensor in adapter.tensors.items()}
+    head = {name: values.pop(name) for name in (f"{site}.weight", f"{site}.bias") if name in values}
+    owned = Tensors(method(adapter.method), adapter.targets, values, adapter.scalings)
+    return Start(owned, head, site)
+
+
+def classifier(base: Base) -> Target:
+    """The linear that labels are put on; raises IncompatibleError when there is none."""
+    for target in base.targets:
+        if target.role == "classifier":
+            return target
+    raise IncompatibleError("the model has no classifier to put labels on")
 
 
 def training_graph(
@@ -84,11 +102,11 @@ def training_graph(
     current = headless.graph
     dtype = DTYPES[candidate.compute]
     fold = candidate.format != "nf4" and dtype == torch.float32
-    adapted = insert_adapters(current, begin.owned(), fold_frozen=fold)
+    adapted = insert_adapters(current, begin.owned, fold_frozen=fold)
     parameters = dict(adapted.trainable)
-    if f"{CLASSIFIER}.weight" in begin.tensors:
-        parameters |= train_classifier(current, begin.tensors)
-    if begin.method.trains_base:
+    if begin.site is not None:
+        parameters |= train_classifier(current, begin.site, begin.head)
+    if begin.owned.method.trains_base:
         path = headless.weight
         head = cast(nn.Parameter, attribute(graph.module, path)) if path else None
         parameters |= train_base(current, head, path)
@@ -104,9 +122,9 @@ def reference_graph(base: Base, begin: Start | None) -> Graph:
     """What an export must agree with: the fp32 graph with the tensors of `begin`, or the base."""
     current = base.graph.copied()
     if begin is not None:
-        insert_adapters(current, begin.owned(), fold_frozen=False)
-        if f"{CLASSIFIER}.weight" in begin.tensors:
-            train_classifier(current, begin.tensors)
+        insert_adapters(current, begin.owned, fold_frozen=False)
+        if begin.site is not None:
+            train_classifier(current, begin.site, begin.head)
     if base.quantized:
         current = quantize_base(current, base.quantized, torch.float32)
     return current
@@ -118,3 +136,17 @@ def _logits_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
         logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum"
     )
     return loss, int((targets != IGNORED).sum())
+
+
+def merged_graph(base: Base, adapter: Adapter) -> Graph:
+    """The fp32 graph with an adapter's weights in it, whatever its method changed."""
+    begin = of_adapter(adapter)
+    if not begin.owned.method.trains_base:
+        return reference_graph(base, begin)
+    current = base.graph.copied()
+    for node in current.module.graph.nodes:
+        if node.op == "get_attr" and str(node.target) in begin.owned.values:
+            name = f"trained_{str(node.target).replace('.', '/')}"
+            current.module.register_buffer(name, begin.owned.values[str(node.target)])
+            node.target = name
+    return rebuilt(current)

@@ -29,9 +29,6 @@ class Workspace:
     def adapter(self, tenant: str) -> Path:
         return self.folder / f"{tenant}.safetensors"
 
-    def history(self, tenant: str) -> Path:
-        return self.folder / f"{tenant}.json"
-
     def remove(self) -> None:
         shutil.rmtree(self.folder)
 

@@ -12,8 +12,35 @@ constexpr int kColumns = 16;
 constexpr int kHalf = 8;
 constexpr int kRows = 4;
 
-// Byte pointers to the 8 weight rows of half a panel. Missing columns repeat the last one: their lanes
-// are computed and never stored.
+struct Lanes {
+  static constexpr int kRanks = 4;
+  __m256 low, high;
+  static inline Lanes broadcast(float value) {
+    return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
+  }
+  static inline Lanes load(const float* from) {
+    return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
+  }
+  inline void store(float* to) const {
+    _mm256_storeu_ps(to, low);
+    _mm256_storeu_ps(to + 8, high);
+  }
+  inline void add(const Lanes& other) {
+    low = _mm256_add_ps(low, other.low);
+    high = _mm256_add_ps(high, other.high);
+  }
+  inline void multiply(const Lanes& other) {
+    low = _mm256_mul_ps(low, other.low);
+    high = _mm256_mul_ps(high, other.high);
+  }
+  inline void add_product(const Lanes& a, const Lanes& b) {
+    low = _mm256_fmadd_ps(a.low, b.low, low);
+    high = _mm256_fmadd_ps(a.high, b.high, high);
+  }
+};
+
+// Byte pointers to the 8 weight rows of half a panel. Missing columns repeat the last one: their
+// lanes are computed and never stored.
 struct HalfPanel {
   const uint8_t* row[kHalf];
 };
@@ -33,16 +60,16 @@ inline __m128i load128(const uint8_t* from) {
 
 inline void store(void* to, __m256i v) { _mm256_store_si256(static_cast<__m256i*>(to), v); }
 
-// Q * 16 bytes of 8 rows → 4 Q vectors, vector d = the d-th 32-bit word of each row. Rows are read in
-// the outer loop: with a row stride of 4096 bytes all of them fall into one cache set.
+// Q * 16 bytes of 8 rows -> 4 Q vectors, vector d = the d-th 32-bit word of each row. Rows are read
+// in the outer loop: with a row stride of 4096 bytes all of them fall into one cache set.
 template <int Q>
 inline void load_words(const HalfPanel& half, size_t offset, __m256i* words) {
   __m256i in[Q][4];
   for (int i = 0; i < 4; ++i) {
     for (int q = 0; q < Q; ++q) {
-      in[q][i] = _mm256_inserti128_si256(
-          _mm256_castsi128_si256(load128(half.row[i] + offset + q * 16)),
-          load128(half.row[4 + i] + offset + q * 16), 1);
+      in[q][i] =
+          _mm256_inserti128_si256(_mm256_castsi128_si256(load128(half.row[i] + offset + q * 16)),
+                                  load128(half.row[4 + i] + offset + q * 16), 1);
     }
   }
   for (int q = 0; q < Q; ++q) {
@@ -105,8 +132,8 @@ void load_bf16(const uint16_t* weight, size_t stride, int available, int depth, 
 // 16 table entries by the low four bits of each lane; bit 3 chooses between the two halves.
 inline __m256 look_up(__m256i code, __m256 low, __m256 high) {
   const __m256 pick_high = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code),
-                          _mm256_permutevar8x32_ps(high, code), pick_high);
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code), _mm256_permutevar8x32_ps(high, code),
+                          pick_high);
 }
 
 void load_codes(const uint8_t* codes, size_t stride, int available, int depth,
@@ -136,8 +163,8 @@ void load_codes(const uint8_t* codes, size_t stride, int available, int depth,
 
 void load_int8(const uint8_t* codes, size_t stride, int available, int blocks, const int8_t* table,
                uint8_t* panel) {
-  const __m256i lookup = _mm256_broadcastsi128_si256(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  const __m256i lookup =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
   const __m256i low = _mm256_set1_epi8(15);
   for (int start = 0; start < kColumns; start += kHalf) {
     const int first = start < available ? start : 0;
@@ -169,8 +196,8 @@ void multiply_f32_rows(int depth, const float* x, const float* panel, bool first
   __m256 sums[R][2];
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2; ++v) {
-      sums[r][v] = first ? _mm256_setzero_ps()
-                         : _mm256_maskload_ps(y + r * y_stride + v * kHalf, masks[v]);
+      sums[r][v] =
+          first ? _mm256_setzero_ps() : _mm256_maskload_ps(y + r * y_stride + v * kHalf, masks[v]);
     }
   }
   for (int k = 0; k < depth; ++k) {
@@ -189,7 +216,8 @@ void multiply_f32_rows(int depth, const float* x, const float* panel, bool first
   }
 }
 
-// sum + four products per lane. Neither magnitude exceeds 128, so no pair of products saturates 16 bits.
+// sum + four products per lane. Neither magnitude exceeds 128, so no pair of products saturates 16
+// bits.
 inline __m256i dot_words(__m256i sum, __m256i magnitude, __m256i weight, __m256i value) {
   const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(value, weight));
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -231,8 +259,8 @@ void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* he
         float* out = y + r * y_stride + v * kHalf;
         const __m256 start =
             first && block == 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(out, masks[v]);
-        _mm256_maskstore_ps(
-            out, masks[v], _mm256_fmadd_ps(value, _mm256_loadu_ps(scales + v * kHalf), start));
+        _mm256_maskstore_ps(out, masks[v],
+                            _mm256_fmadd_ps(value, _mm256_loadu_ps(scales + v * kHalf), start));
       }
     }
     words += kBlockWords * R;
@@ -245,10 +273,14 @@ void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* he
 void multiply_f32(int rows, int depth, const float* x, const float* panel, bool first, float* y,
                   size_t y_stride, int available) {
   switch (rows) {
-    case 1: return multiply_f32_rows<1>(depth, x, panel, first, y, y_stride, available);
-    case 2: return multiply_f32_rows<2>(depth, x, panel, first, y, y_stride, available);
-    case 3: return multiply_f32_rows<3>(depth, x, panel, first, y, y_stride, available);
-    default: return multiply_f32_rows<kRows>(depth, x, panel, first, y, y_stride, available);
+    case 1:
+      return multiply_f32_rows<1>(depth, x, panel, first, y, y_stride, available);
+    case 2:
+      return multiply_f32_rows<2>(depth, x, panel, first, y, y_stride, available);
+    case 3:
+      return multiply_f32_rows<3>(depth, x, panel, first, y, y_stride, available);
+    default:
+      return multiply_f32_rows<kRows>(depth, x, panel, first, y, y_stride, available);
   }
 }
 
@@ -265,10 +297,18 @@ void multiply_int8(int rows, int blocks, const uint32_t* words, const BlockHeade
 }  // namespace
 
 const Variant kAvx2 = {
-    "avx2",        kColumns,       kRows,
-    load_f32,      load_bf16,      load_codes,
-    multiply_f32,  load_int8,      quantize_row_generic<false>,
-    multiply_int8, latent_generic, finish_generic,
+    "avx2",
+    kColumns,
+    kRows,
+    load_f32,
+    load_bf16,
+    load_codes,
+    multiply_f32,
+    load_int8,
+    quantize_row_generic<false>,
+    multiply_int8,
+    latent_generic<Lanes>,
+    finish_generic<Lanes>,
 };
 
 }  // namespace paretune

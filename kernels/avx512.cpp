@@ -15,6 +15,17 @@ constexpr int kColumns = 32;
 constexpr int kHalf = 16;
 constexpr int kRows = 12;
 
+struct Lanes {
+  static constexpr int kRanks = 8;
+  __m512 v;
+  static inline Lanes broadcast(float value) { return {_mm512_set1_ps(value)}; }
+  static inline Lanes load(const float* from) { return {_mm512_loadu_ps(from)}; }
+  inline void store(float* to) const { _mm512_storeu_ps(to, v); }
+  inline void add(Lanes other) { v = _mm512_add_ps(v, other.v); }
+  inline void multiply(Lanes other) { v = _mm512_mul_ps(v, other.v); }
+  inline void add_product(Lanes a, Lanes b) { v = _mm512_fmadd_ps(a.v, b.v, v); }
+};
+
 // Byte pointers to the 16 weight rows of half a panel. Missing columns repeat the last one: their
 // lanes are computed and never stored.
 struct HalfPanel {
@@ -53,8 +64,8 @@ inline void transpose_quad(const __m512i* in, __m512i* out) {
   out[3] = _mm512_unpackhi_epi64(t1, t3);
 }
 
-// Q * 16 bytes of 16 rows → 4 Q vectors, vector d = the d-th 32-bit word of each row. Rows are read in
-// the outer loop: with a row stride of 4096 bytes all 16 fall into one cache set.
+// Q * 16 bytes of 16 rows -> 4 Q vectors, vector d = the d-th 32-bit word of each row. Rows are
+// read in the outer loop: with a row stride of 4096 bytes all 16 fall into one cache set.
 template <int Q>
 inline void load_words(const HalfPanel& half, size_t offset, __m512i* words) {
   __m512i in[Q][4];
@@ -136,8 +147,8 @@ void load_codes(const uint8_t* codes, size_t stride, int available, int depth,
 
 void load_int8(const uint8_t* codes, size_t stride, int available, int blocks, const int8_t* table,
                uint8_t* panel) {
-  const __m128i unsigned_table = _mm_xor_si128(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(table)), _mm_set1_epi8(-128));
+  const __m128i unsigned_table =
+      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)), _mm_set1_epi8(-128));
   const __m512i lookup = _mm512_broadcast_i32x4(unsigned_table);
   const __m512i low = _mm512_set1_epi8(15);
   for (int start = 0; start < kColumns; start += kHalf) {
@@ -172,7 +183,8 @@ void multiply_f32_rows(int depth, const float* x, const float* panel, bool first
                        size_t y_stride, int available) {
   const Masks masks = column_masks(available);
   __m512 sums[R][2];
-  PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+  PARETUNE_UNROLL
+  for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2; ++v) {
       sums[r][v] = first ? _mm512_setzero_ps()
                          : _mm512_maskz_loadu_ps(masks.half[v], y + r * y_stride + v * kHalf);
@@ -181,21 +193,23 @@ void multiply_f32_rows(int depth, const float* x, const float* panel, bool first
   for (int k = 0; k < depth; ++k) {
     const __m512 w0 = _mm512_load_ps(panel + k * kColumns);
     const __m512 w1 = _mm512_load_ps(panel + k * kColumns + kHalf);
-    PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+    PARETUNE_UNROLL
+    for (int r = 0; r < R; ++r) {
       const __m512 value = _mm512_set1_ps(x[k * R + r]);
       sums[r][0] = _mm512_fmadd_ps(value, w0, sums[r][0]);
       sums[r][1] = _mm512_fmadd_ps(value, w1, sums[r][1]);
     }
   }
-  PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+  PARETUNE_UNROLL
+  for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2; ++v) {
       _mm512_mask_storeu_ps(y + r * y_stride + v * kHalf, masks.half[v], sums[r][v]);
     }
   }
 }
 
-// The intrinsic, written so that the accumulator is one register in and out: GCC 12 copies it at every
-// step of a loop that holds more than sixteen, and spills.
+// The intrinsic, written so that the accumulator is one register in and out: GCC 12 copies it at
+// every step of a loop that holds more than sixteen, and spills.
 inline void add_dot(__m512i& sum, __m512i weight, __m512i value) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(value));
 }
@@ -208,7 +222,8 @@ void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* he
   const Masks masks = column_masks(available);
   // Not in y: its rows may be a multiple of 4096 bytes apart and evict each other once per block.
   __m512 totals[R][2];
-  PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+  PARETUNE_UNROLL
+  for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2; ++v) {
       totals[r][v] = first ? _mm512_setzero_ps()
                            : _mm512_maskz_loadu_ps(masks.half[v], y + r * y_stride + v * kHalf);
@@ -216,19 +231,22 @@ void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* he
   }
   for (int block = 0; block < blocks; ++block) {
     __m512i sums[R][2];
-    PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+    PARETUNE_UNROLL
+    for (int r = 0; r < R; ++r) {
       sums[r][0] = sums[r][1] = _mm512_set1_epi32(headers[r].correction);
     }
     for (int word = 0; word < kBlockWords; ++word) {
       const __m512i w0 = _mm512_load_si512(panel + word * kWordBytes);
       const __m512i w1 = _mm512_load_si512(panel + word * kWordBytes + 64);
-      PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+      PARETUNE_UNROLL
+      for (int r = 0; r < R; ++r) {
         const __m512i value = _mm512_set1_epi32(static_cast<int>(words[word * R + r]));
         add_dot(sums[r][0], w0, value);
         add_dot(sums[r][1], w1, value);
       }
     }
-    PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+    PARETUNE_UNROLL
+    for (int r = 0; r < R; ++r) {
       const BlockHeader& header = headers[r];
       const uint8_t* outlier = panel + header.outlier_word * kWordBytes;
       const __m512i high = _mm512_set1_epi32(header.outlier_high);
@@ -247,7 +265,8 @@ void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* he
     panel += kBlockWords * kWordBytes;
     scales += kColumns;
   }
-  PARETUNE_UNROLL for (int r = 0; r < R; ++r) {
+  PARETUNE_UNROLL
+  for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2; ++v) {
       _mm512_mask_storeu_ps(y + r * y_stride + v * kHalf, masks.half[v], totals[r][v]);
     }
@@ -283,10 +302,18 @@ void multiply_int8(int rows, int blocks, const uint32_t* words, const BlockHeade
 }  // namespace
 
 const Variant kAvx512 = {
-    "avx512",      kColumns,       kRows,
-    load_f32,      load_bf16,      load_codes,
-    multiply_f32,  load_int8,      quantize_row_generic<true>,
-    multiply_int8, latent_generic, finish_generic,
+    "avx512",
+    kColumns,
+    kRows,
+    load_f32,
+    load_bf16,
+    load_codes,
+    multiply_f32,
+    load_int8,
+    quantize_row_generic<true>,
+    multiply_int8,
+    latent_generic<Lanes>,
+    finish_generic<Lanes>,
 };
 
 }  // namespace paretune

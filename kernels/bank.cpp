@@ -44,8 +44,8 @@ Bank::Bank(const uint8_t* data, size_t bytes) : data_(data) {
   bytes_ = header[4];
   row_table_ = header[5];
   if (bytes_ < kHeaderBytes || static_cast<uint64_t>(bytes_) > bytes) {
-    throw OpError("bank is truncated: header says " + std::to_string(bytes_) + " bytes, tensor has " +
-                  std::to_string(bytes));
+    throw OpError("bank is truncated: header says " + std::to_string(bytes_) +
+                  " bytes, tensor has " + std::to_string(bytes));
   }
   require(site_count_ >= 0 && row_table_ % kAlignment == 0 &&
               fits(row_table_, slot_capacity_, 8, bytes_),

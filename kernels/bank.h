@@ -1,6 +1,6 @@
-// Reading tenants' updates out of the bank: a uint8 tensor that holds, for every slot, a directory of
-// offsets to the adapter's tensors. The bank is an input of the graph, so nothing in it is trusted:
-// every offset is checked against the tensor's length before a pointer is formed.
+// Reading tenants' updates out of the bank: a uint8 tensor that holds, for every slot, a directory
+// of offsets to the adapter's tensors. The bank is an input of the graph, so nothing in it is
+// trusted: every offset is checked against the tensor's length before a pointer is formed.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,8 @@ struct Update {
 
 class Bank {
  public:
-  Bank(const uint8_t* data, size_t bytes);  // throws OpError when the header does not fit the tensor
+  Bank(const uint8_t* data,
+       size_t bytes);  // throws OpError when the header does not fit the tensor
 
   Update update(int64_t slot, int64_t site, int64_t out_features, int64_t in_features) const;
 

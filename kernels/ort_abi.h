@@ -1,6 +1,6 @@
 // The part of ONNX Runtime's C ABI that a custom op library needs, declared here because the wheels
-// ship no headers. The ABI is append-only: OrtApi is an array of function pointers whose slots never
-// move, and OrtCustomOp only grows at its end (guarded by its version field).
+// ship no headers. The ABI is append-only: OrtApi is an array of function pointers whose slots
+// never move, and OrtCustomOp only grows at its end (guarded by its version field).
 #pragma once
 
 #include <cstddef>
@@ -62,10 +62,8 @@ using GetOutput =
     Function<91, Status* (*)(KernelContext*, size_t, const int64_t*, size_t, Value**)>;
 using ReleaseStatus = Function<93, void (*)(Status*)>;
 using ReleaseTensorInfo = Function<99, void (*)(TensorInfo*)>;
-using GetConstantInput =
-    Function<249, Status* (*)(const KernelInfo*, size_t, int*, const Value**)>;
-using ShapeInferInput =
-    Function<268, Status* (*)(const ShapeInferContext*, size_t, TensorInfo**)>;
+using GetConstantInput = Function<249, Status* (*)(const KernelInfo*, size_t, int*, const Value**)>;
+using ShapeInferInput = Function<268, Status* (*)(const ShapeInferContext*, size_t, TensorInfo**)>;
 using ShapeInferAttribute =
     Function<269, Status* (*)(const ShapeInferContext*, const char*, const OpAttribute**)>;
 using ShapeInferOutput =

@@ -11,6 +11,31 @@ namespace {
 constexpr int kColumns = 16;
 constexpr int kRows = 4;
 
+struct Lanes {
+  static constexpr int kRanks = 2;
+  float lane[kLanes];
+  static Lanes broadcast(float value) {
+    Lanes result;
+    for (float& element : result.lane) element = value;
+    return result;
+  }
+  static Lanes load(const float* from) {
+    Lanes result;
+    std::memcpy(result.lane, from, sizeof(result.lane));
+    return result;
+  }
+  void store(float* to) const { std::memcpy(to, lane, sizeof(lane)); }
+  void add(const Lanes& other) {
+    for (int i = 0; i < kLanes; ++i) lane[i] += other.lane[i];
+  }
+  void multiply(const Lanes& other) {
+    for (int i = 0; i < kLanes; ++i) lane[i] *= other.lane[i];
+  }
+  void add_product(const Lanes& a, const Lanes& b) {
+    for (int i = 0; i < kLanes; ++i) lane[i] = multiply_add(a.lane[i], b.lane[i], lane[i]);
+  }
+};
+
 void load_f32(const float* weight, size_t stride, int available, int depth, float* panel) {
   for (int k = 0; k < depth; ++k) {
     for (int n = 0; n < kColumns; ++n) {
@@ -81,10 +106,14 @@ void multiply_f32_rows(int depth, const float* x, const float* panel, bool first
 void multiply_f32(int rows, int depth, const float* x, const float* panel, bool first, float* y,
                   size_t y_stride, int available) {
   switch (rows) {
-    case 1: return multiply_f32_rows<1>(depth, x, panel, first, y, y_stride, available);
-    case 2: return multiply_f32_rows<2>(depth, x, panel, first, y, y_stride, available);
-    case 3: return multiply_f32_rows<3>(depth, x, panel, first, y, y_stride, available);
-    default: return multiply_f32_rows<4>(depth, x, panel, first, y, y_stride, available);
+    case 1:
+      return multiply_f32_rows<1>(depth, x, panel, first, y, y_stride, available);
+    case 2:
+      return multiply_f32_rows<2>(depth, x, panel, first, y, y_stride, available);
+    case 3:
+      return multiply_f32_rows<3>(depth, x, panel, first, y, y_stride, available);
+    default:
+      return multiply_f32_rows<4>(depth, x, panel, first, y, y_stride, available);
   }
 }
 
@@ -126,10 +155,18 @@ void multiply_int8(int rows, int blocks, const uint32_t* words, const BlockHeade
 }  // namespace
 
 const Variant kPortable = {
-    "portable",   kColumns,     kRows,
-    load_f32,     load_bf16,    load_codes,
-    multiply_f32, load_int8,    quantize_row_generic<false>,
-    multiply_int8, latent_generic, finish_generic,
+    "portable",
+    kColumns,
+    kRows,
+    load_f32,
+    load_bf16,
+    load_codes,
+    multiply_f32,
+    load_int8,
+    quantize_row_generic<false>,
+    multiply_int8,
+    latent_generic<Lanes>,
+    finish_generic<Lanes>,
 };
 
 }  // namespace paretune

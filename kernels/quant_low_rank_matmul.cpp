@@ -1,6 +1,7 @@
-// Two parallel phases. First every row is packed (or quantised) into tiles and its A x is taken; then
-// strips of output columns are computed for all rows and finished while they are in cache. How rows
-// fall into tiles and columns into strips never changes the order in which one output is summed.
+// Two parallel phases. First every row is packed (or quantised) into tiles and its A x is taken;
+// then strips of output columns are computed for all rows and finished while they are in cache. How
+// rows fall into tiles and columns into strips never changes the order in which one output is
+// summed.
 
 #include "quant_low_rank_matmul.h"
 
@@ -187,9 +188,9 @@ void exact_panel(const Run& run, int64_t column, int64_t k) {
   const int depth = static_cast<int>(std::min<int64_t>(kExactDepth, run.k - k));
   load_panel(run, column, available, k, depth, panel);
   for (const Tile& tile : run.tiles) {
-    run.variant.multiply_f32(tile.rows, depth,
-                             run.packed.get() + tile.row * run.k + k * tile.rows, panel, k == 0,
-                             run.problem.y + tile.row * run.n + column, run.n, available);
+    run.variant.multiply_f32(tile.rows, depth, run.packed.get() + tile.row * run.k + k * tile.rows,
+                             panel, k == 0, run.problem.y + tile.row * run.n + column, run.n,
+                             available);
   }
 }
 
@@ -200,9 +201,8 @@ void fast_panel(const Run& run, int64_t column, int64_t k) {
   const int64_t row_blocks = run.k / kBlock;
   const int64_t block = k / kBlock;
   const int blocks = static_cast<int>(std::min(kFastBlocks, row_blocks - block));
-  run.variant.load_int8(
-      static_cast<const uint8_t*>(run.weight.data) + (column * run.k + k) / 2, run.k / 2, available,
-      blocks, run.weight.integer.table, panel);
+  run.variant.load_int8(static_cast<const uint8_t*>(run.weight.data) + (column * run.k + k) / 2,
+                        run.k / 2, available, blocks, run.weight.integer.table, panel);
   const float* scales = run.weight.scales.data() + column * row_blocks + block * columns;
   for (const Tile& tile : run.tiles) {
     run.variant.multiply_int8(
@@ -218,8 +218,8 @@ void second_phase(void* user, size_t index) {
   const int64_t begin = static_cast<int64_t>(index) * run.strip;
   const int64_t end = std::min(begin + run.strip, run.n);
   const int64_t depth = run.integers ? kFastBlocks * kBlock : kExactDepth;
-  // While the activations fit in cache, walk each weight row to its end; otherwise keep one slice of
-  // them there for all panels of the strip.
+  // While the activations fit in cache, walk each weight row to its end; otherwise keep one slice
+  // of them there for all panels of the strip.
   const bool resident = run.problem.rows * run.k <= kResidentFloats * (run.integers ? 4 : 1);
   const int64_t group = resident ? columns : run.strip;
   for (int64_t start = begin; start < end; start += group) {
@@ -231,8 +231,7 @@ void second_phase(void* user, size_t index) {
   }
   for (int64_t row = 0; row < run.problem.rows; ++row) {
     const Update& update = run.update(row);
-    const float* latent =
-        update.rank == 0 ? nullptr : run.latent.get() + run.latent_start[row];
+    const float* latent = update.rank == 0 ? nullptr : run.latent.get() + run.latent_start[row];
     const Finish finish = {&update, latent, run.problem.bias, begin, end - begin};
     run.variant.finish(finish, run.problem.y + row * run.n + begin);
   }

@@ -1,5 +1,5 @@
-// The ONNX Runtime side of ai.paretune::QuantLowRankMatMul: reads tensors and attributes, checks them,
-// calls quant_low_rank_matmul, and turns every failure into an OrtStatus.
+// The ONNX Runtime side of ai.paretune::QuantLowRankMatMul: reads tensors and attributes, checks
+// them, calls quant_low_rank_matmul, and turns every failure into an OrtStatus.
 
 #include <exception>
 #include <memory>
@@ -149,7 +149,8 @@ int64_t read_int(const ort::Api* api, const ort::KernelInfo* info, const char* n
   return value;
 }
 
-// Optional attributes carry no default here: ONNX Runtime does not tell a custom op about the schema.
+// Optional attributes carry no default here: ONNX Runtime does not tell a custom op about the
+// schema.
 int64_t read_int_or(const ort::Api* api, const ort::KernelInfo* info, const char* name,
                     int64_t otherwise) {
   int64_t value = 0;
@@ -161,8 +162,8 @@ int64_t read_int_or(const ort::Api* api, const ort::KernelInfo* info, const char
 
 Precision read_precision(const ort::Api* api, const ort::KernelInfo* info) {
   size_t size = 0;
-  ort::Status* status = ort::call<ort::GetAttributeString>(
-      api, info, "precision", static_cast<char*>(nullptr), &size);
+  ort::Status* status = ort::call<ort::GetAttributeString>(api, info, "precision",
+                                                           static_cast<char*>(nullptr), &size);
   if (status != nullptr) {
     ort::call<ort::ReleaseStatus>(api, status);
     return Precision::kExact;
@@ -247,8 +248,7 @@ std::vector<Update> read_updates(const Kernel& kernel, const Tensor* bank, const
   const Bank reader(static_cast<const uint8_t*>(bank->data), static_cast<size_t>(bank->count()));
   const auto* slots = static_cast<const int64_t*>(slot->data);
   for (int64_t row = 0; row < batch; ++row) {
-    updates[row] =
-        reader.update(slots[row], kernel.site, kernel.out_features, kernel.in_features);
+    updates[row] = reader.update(slots[row], kernel.site, kernel.out_features, kernel.in_features);
   }
   return updates;
 }
@@ -263,63 +263,81 @@ void run_in_pool(void* host, void (*task)(void*, size_t), size_t total, void* us
   check<ort::ParallelFor>(pool.api, pool.context, task, total, size_t{0}, user);
 }
 
-void compute(const Kernel& kernel, ort::KernelContext* context) {
-  const ort::Api* api = kernel.api;
+struct Inputs {
   Tensor tensors[kInputCount];
   bool present[kInputCount] = {};
+
+  const Tensor* find(Input input) const { return present[input] ? &tensors[input] : nullptr; }
+};
+
+Inputs read_inputs(const Kernel& kernel, const ort::KernelContext* context) {
+  Inputs inputs;
   size_t count = 0;
-  check<ort::GetInputCount>(api, static_cast<const ort::KernelContext*>(context), &count);
+  check<ort::GetInputCount>(kernel.api, context, &count);
   for (size_t i = 0; i < count && i < kInputCount; ++i) {
-    const bool weight_input = i >= kWeight && i <= kNestedOffset;
-    if (kernel.prepared && weight_input) continue;
+    if (kernel.prepared && i >= kWeight && i <= kNestedOffset) continue;
     const ort::Value* value = nullptr;
-    check<ort::GetInput>(api, static_cast<const ort::KernelContext*>(context), i, &value);
+    check<ort::GetInput>(kernel.api, context, i, &value);
     if (value == nullptr) continue;
-    tensors[i] = read_tensor(api, value);
-    present[i] = true;
+    inputs.tensors[i] = read_tensor(kernel.api, value);
+    inputs.present[i] = true;
   }
+  const Tensor& x = inputs.tensors[kX];
+  require(inputs.present[kX] && x.type == ort::kFloat, "x must be float");
+  if (x.shape.empty() || x.shape.back() != kernel.in_features) {
+    throw OpError("the last dimension of x is not in_features: " +
+                  (x.shape.empty() ? "none" : std::to_string(x.shape.back())) + " instead of " +
+                  std::to_string(kernel.in_features));
+  }
+  require(!inputs.present[kBank] || x.shape.size() >= 2, "x needs a batch dimension beside a bank");
+  if (inputs.present[kBias]) {
+    expect(inputs.tensors[kBias], kBias, ort::kFloat, kernel.out_features);
+  }
+  return inputs;
+}
 
-  const Tensor& x = tensors[kX];
-  require(present[kX] && x.type == ort::kFloat, "x must be float");
-  require(!x.shape.empty() && x.shape.back() == kernel.in_features,
-          "the last dimension of x is not in_features");
-  require(!present[kBank] || x.shape.size() >= 2, "x needs a batch dimension beside a bank");
-  if (present[kBias]) expect(tensors[kBias], kBias, ort::kFloat, kernel.out_features);
-
-  std::vector<int64_t> shape = x.shape;
+float* allocate_output(const Kernel& kernel, ort::KernelContext* context,
+                       std::vector<int64_t> shape) {
   shape.back() = kernel.out_features;
   ort::Value* output = nullptr;
-  check<ort::GetOutput>(api, context, size_t{0}, static_cast<const int64_t*>(shape.data()),
+  check<ort::GetOutput>(kernel.api, context, size_t{0}, static_cast<const int64_t*>(shape.data()),
                         shape.size(), &output);
-  void* y = nullptr;
-  check<ort::GetTensorMutableData>(api, output, &y);
+  void* data = nullptr;
+  check<ort::GetTensorMutableData>(kernel.api, output, &data);
+  return static_cast<float*>(data);
+}
 
-  const int64_t rows = x.count() / kernel.in_features;
-  const std::vector<Update> updates =
-      read_updates(kernel, present[kBank] ? &tensors[kBank] : nullptr,
-                   present[kSlot] ? &tensors[kSlot] : nullptr, x.shape.front());
-  Weight own;
-  if (!kernel.prepared) {
-    WeightTensors inputs;
-    for (size_t i = kWeight; i <= kNestedOffset; ++i) {
-      inputs.tensors[i] = tensors[i];
-      inputs.present[i] = present[i];
-    }
-    own = prepare(kernel, inputs);
+Weight prepare_computed(const Kernel& kernel, const Inputs& inputs) {
+  WeightTensors parts;
+  for (size_t i = kWeight; i <= kNestedOffset; ++i) {
+    parts.tensors[i] = inputs.tensors[i];
+    parts.present[i] = inputs.present[i];
   }
+  return prepare(kernel, parts);
+}
+
+void compute(const Kernel& kernel, ort::KernelContext* context) {
+  const Inputs inputs = read_inputs(kernel, context);
+  const Tensor& x = inputs.tensors[kX];
+  const std::vector<Update> updates =
+      read_updates(kernel, inputs.find(kBank), inputs.find(kSlot), x.shape.front());
+  const Weight computed = kernel.prepared ? Weight{} : prepare_computed(kernel, inputs);
+  float* y = allocate_output(kernel, context, x.shape);
+  const int64_t rows = x.count() / kernel.in_features;
   if (rows == 0) return;
+  const Tensor* bias = inputs.find(kBias);
   const Problem problem = {
       kernel.variant,
-      kernel.prepared ? &kernel.weight : &own,
+      kernel.prepared ? &kernel.weight : &computed,
       kernel.precision,
-      present[kBias] ? static_cast<const float*>(tensors[kBias].data) : nullptr,
+      bias == nullptr ? nullptr : static_cast<const float*>(bias->data),
       rows,
       rows / static_cast<int64_t>(updates.size()),
       updates.data(),
       static_cast<const float*>(x.data),
-      static_cast<float*>(y),
+      y,
   };
-  PoolCall call = {api, context};
+  PoolCall call = {kernel.api, context};
   quant_low_rank_matmul(problem, Pool{&call, run_in_pool});
 }
 
@@ -328,47 +346,52 @@ ort::Status* compute_kernel(void* kernel, ort::KernelContext* context) {
   return guard(self.api, [&] { compute(self, context); });
 }
 
-const ort::Api* g_api = nullptr;  // infer_shape receives no api; set once when the library registers
+const ort::Api* g_api =
+    nullptr;  // infer_shape receives no api; set once when the library registers
+
+// An output description with these dimensions; empty symbols mark known ones.
+void set_output_shape(const ort::Api* api, const ort::ShapeInferContext* context,
+                      const std::vector<int64_t>& shape, std::vector<const char*>* symbols) {
+  ort::TensorInfo* y = nullptr;
+  check<ort::CreateTensorInfo>(api, &y);
+  ort::Status* status = ort::call<ort::SetTensorElementType>(api, y, ort::kFloat);
+  if (status == nullptr) {
+    status = ort::call<ort::SetDimensions>(api, y, shape.data(), shape.size());
+  }
+  if (status == nullptr) {
+    status = ort::call<ort::SetSymbolicDimensions>(api, y, symbols->data(), symbols->size());
+  }
+  if (status == nullptr) {
+    status = ort::call<ort::ShapeInferOutput>(api, context, size_t{0},
+                                              static_cast<const ort::TensorInfo*>(y));
+  }
+  ort::call<ort::ReleaseTensorInfo>(api, y);
+  if (status != nullptr) throw OrtFailure{status};
+}
 
 ort::Status* infer_shape(const ort::CustomOp*, ort::ShapeInferContext* context) {
   const ort::Api* api = g_api;
   return guard(api, [&] {
     const auto* reader = static_cast<const ort::ShapeInferContext*>(context);
-    ort::TensorInfo* x = nullptr;  // owned by the context
-    check<ort::ShapeInferInput>(api, reader, size_t{0}, &x);
+    ort::TensorInfo* owned_by_context = nullptr;
+    check<ort::ShapeInferInput>(api, reader, size_t{0}, &owned_by_context);
+    const ort::TensorInfo* x = owned_by_context;
     size_t count = 0;
-    check<ort::GetDimensionsCount>(api, static_cast<const ort::TensorInfo*>(x), &count);
+    check<ort::GetDimensionsCount>(api, x, &count);
     if (count == 0) return;
     std::vector<int64_t> shape(count);
     std::vector<const char*> symbols(count, nullptr);
-    check<ort::GetDimensions>(api, static_cast<const ort::TensorInfo*>(x), shape.data(), count);
-    check<ort::GetSymbolicDimensions>(api, static_cast<const ort::TensorInfo*>(x), symbols.data(),
-                                      count);
+    check<ort::GetDimensions>(api, x, shape.data(), count);
+    check<ort::GetSymbolicDimensions>(api, x, symbols.data(), count);
     const ort::OpAttribute* attribute = nullptr;
-    check<ort::ShapeInferAttribute>(api, reader, static_cast<const char*>("out_features"),
-                                    &attribute);
+    const char* name = "out_features";
+    check<ort::ShapeInferAttribute>(api, reader, name, &attribute);
     size_t read = 0;
-    check<ort::ReadAttribute>(api, attribute, ort::kAttributeInt, static_cast<void*>(&shape.back()),
-                              sizeof(int64_t), &read);
+    void* last = &shape.back();
+    check<ort::ReadAttribute>(api, attribute, ort::kAttributeInt, last, sizeof(int64_t), &read);
     symbols.back() = "";
     for (const char*& symbol : symbols) symbol = symbol == nullptr ? "" : symbol;
-
-    ort::TensorInfo* y = nullptr;
-    check<ort::CreateTensorInfo>(api, &y);
-    ort::Status* status = ort::call<ort::SetTensorElementType>(api, y, ort::kFloat);
-    if (status == nullptr) {
-      status = ort::call<ort::SetDimensions>(
-          api, y, static_cast<const int64_t*>(shape.data()), count);
-    }
-    if (status == nullptr) {
-      status = ort::call<ort::SetSymbolicDimensions>(api, y, symbols.data(), count);
-    }
-    if (status == nullptr) {
-      status = ort::call<ort::ShapeInferOutput>(api, reader, size_t{0},
-                                                static_cast<const ort::TensorInfo*>(y));
-    }
-    ort::call<ort::ReleaseTensorInfo>(api, y);
-    if (status != nullptr) throw OrtFailure{status};
+    set_output_shape(api, reader, shape, &symbols);
   });
 }
 
@@ -415,30 +438,36 @@ ort::CustomOp make_op() {
   return op;
 }
 
+struct Registration {
+  ort::CustomOpDomain* domain = nullptr;
+  ort::Status* status = nullptr;
+};
+
+Registration make_domain(const ort::Api* api) {
+  static const ort::CustomOp op = make_op();
+  g_api = api;
+  Registration made;
+  made.status = ort::call<ort::CreateCustomOpDomain>(api, static_cast<const char*>("ai.paretune"),
+                                                     &made.domain);
+  if (made.status == nullptr)
+    made.status = ort::call<ort::CustomOpDomainAdd>(api, made.domain, &op);
+  return made;
+}
+
 }  // namespace
 }  // namespace paretune
 
 extern "C" __attribute__((visibility("default"))) paretune::ort::Status* RegisterCustomOps(
     paretune::ort::SessionOptions* options, const paretune::ort::ApiBase* base) {
   using namespace paretune;
-  static const ort::CustomOp op = make_op();
   const ort::Api* api = base->GetApi(ort::kApiVersion);
-  if (api == nullptr) {
-    // Without an api there is no way to make a status; ONNX Runtime reports the op as unregistered.
-    return nullptr;
+  // Without an api there is no way to make a status; ONNX Runtime will report the op as unknown.
+  if (api == nullptr) return nullptr;
+  // Sessions outlive their options and each needs the domain: one per process, never freed.
+  static const Registration registration = make_domain(api);
+  if (registration.status != nullptr) {
+    return ort::call<ort::CreateStatus>(api, ort::kFail,
+                                        "the domain ai.paretune is not registered");
   }
-  g_api = api;
-  // The domain must outlive every session that uses it, and sessions may outlive any scope here, so
-  // one domain per process is created and never freed.
-  static ort::CustomOpDomain* domain = nullptr;
-  if (domain == nullptr) {
-    ort::CustomOpDomain* created = nullptr;
-    if (ort::Status* status = ort::call<ort::CreateCustomOpDomain>(
-            api, static_cast<const char*>("ai.paretune"), &created)) {
-      return status;
-    }
-    if (ort::Status* status = ort::call<ort::CustomOpDomainAdd>(api, created, &op)) return status;
-    domain = created;
-  }
-  return ort::call<ort::AddCustomOpDomain>(api, options, domain);
+  return ort::call<ort::AddCustomOpDomain>(api, options, registration.domain);
 }

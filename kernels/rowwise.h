@@ -1,9 +1,10 @@
 // Row-wise loops that every variant compiles for its own instruction set: quantising activations,
-// A x, and finishing a row. Everything is in an anonymous namespace on purpose: one shared inline copy
-// could be the AVX-512 one and be called on a processor without it.
+// A x, and finishing a row. Everything is in an anonymous namespace on purpose: one shared inline
+// copy could be the AVX-512 one and be called on a processor without it.
 #pragma once
 
 #include <cstring>
+#include <initializer_list>
 
 #include "variant.h"
 
@@ -48,8 +49,8 @@ inline float from_bits(uint32_t bits) {
   return value;
 }
 
-// Rounds |value| < 2^22 half to even and leaves the integer in the low mantissa bits; unlike lrintf it
-// vectorises everywhere.
+// Rounds |value| < 2^22 half to even and leaves the integer in the low mantissa bits; unlike lrintf
+// it vectorises everywhere.
 inline int32_t round_to_int(float value) {
   const float shifted = value + 12582912.0f;
   int32_t bits;
@@ -109,93 +110,111 @@ void quantize_row_generic(const float* x, const float* input_scale, int64_t bloc
     header.offset = scale * codebook.offset * static_cast<float>(sum);
     header.correction = kUnsigned ? -128 * (sum - 128 * high) : 0;
     header.outlier_word = at / 8 * 2 + in_group % 2;
-    header.outlier_high = static_cast<int32_t>((static_cast<uint32_t>(high) & 0xffu)
-                                               << (in_group / 2 * 8));
+    header.outlier_high =
+        static_cast<int32_t>((static_cast<uint32_t>(high) & 0xffu) << (in_group / 2 * 8));
     header.outlier_correction = kUnsigned ? -128 * high : 0;
     headers[block * rows] = header;
   }
 }
 
-constexpr int kDotLanes = 16;
+// The two functions below are written over Lanes, 16 floats in the widest registers of the variant:
+// left to the compiler, such loops come out scalar as often as not.
+constexpr int kLanes = 16;
 
-template <int R>
-void latent_ranks(const float* a, int64_t stride, const float* x, int64_t in_features, float* h) {
-  float sums[R][kDotLanes] = {};
+// h[r] = a[r] . x for R ranks. Each rank has its own lanes, so any grouping gives the same sum.
+template <typename Lanes, int R>
+inline void latent_ranks(const float* a, int64_t stride, const float* x, int64_t in_features,
+                         float* h) {
+  Lanes sums[R];
+  for (int r = 0; r < R; ++r) sums[r] = Lanes::broadcast(0.0f);
   int64_t k = 0;
-  for (; k + kDotLanes <= in_features; k += kDotLanes) {
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < kDotLanes; ++i) {
-        sums[r][i] = multiply_add(a[r * stride + k + i], x[k + i], sums[r][i]);
-      }
-    }
+  for (; k + kLanes <= in_features; k += kLanes) {
+    const Lanes value = Lanes::load(x + k);
+    for (int r = 0; r < R; ++r) sums[r].add_product(value, Lanes::load(a + r * stride + k));
   }
   for (int r = 0; r < R; ++r) {
+    float lane[kLanes];
+    sums[r].store(lane);
     for (int64_t i = k; i < in_features; ++i) {
-      sums[r][i - k] = multiply_add(a[r * stride + i], x[i], sums[r][i - k]);
+      lane[i - k] = multiply_add(a[r * stride + i], x[i], lane[i - k]);
     }
-    for (int width = kDotLanes / 2; width > 0; width /= 2) {
-      for (int i = 0; i < width; ++i) sums[r][i] += sums[r][i + width];
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
     }
-    h[r] = sums[r][0];
+    h[r] = lane[0];
   }
 }
 
+template <typename Lanes>
 void latent_generic(const Update& update, int64_t first_rank, int64_t ranks, const float* x,
                     int64_t in_features, float* h) {
-  const float* a = update.a + first_rank * update.a_stride;
+  const int64_t stride = update.a_stride;
+  const float* a = update.a + first_rank * stride;
   int64_t r = 0;
-  for (; r + 4 <= ranks; r += 4) {
-    latent_ranks<4>(a + r * update.a_stride, update.a_stride, x, in_features, h + r);
+  for (; r + Lanes::kRanks <= ranks; r += Lanes::kRanks) {
+    latent_ranks<Lanes, Lanes::kRanks>(a + r * stride, stride, x, in_features, h + r);
   }
-  for (; r < ranks; ++r) {
-    latent_ranks<1>(a + r * update.a_stride, update.a_stride, x, in_features, h + r);
-  }
+  for (; r < ranks; ++r) latent_ranks<Lanes, 1>(a + r * stride, stride, x, in_features, h + r);
   if (update.latent_scale != nullptr) {
     for (r = 0; r < ranks; ++r) h[r] *= update.latent_scale[first_rank + r];
   }
 }
 
-// `Count` columns known at compile time so that the accumulators stay in registers; 0 = `count`.
-template <int Count>
-void finish_columns(const Finish& finish, int64_t column, int count, float* y) {
-  constexpr int kCapacity = Count == 0 ? 64 : Count;
-  const int width = Count == 0 ? count : Count;
+template <typename Lanes, int V>
+inline void finish_lanes(const Finish& finish, int64_t column, float* y) {
   const Update& update = *finish.update;
+  Lanes out[V];
+  for (int v = 0; v < V; ++v) out[v] = Lanes::load(y + v * kLanes);
   if (update.output_scale != nullptr) {
-    for (int i = 0; i < width; ++i) y[i] *= update.output_scale[column + i];
+    const float* scale = update.output_scale + column;
+    for (int v = 0; v < V; ++v) out[v].multiply(Lanes::load(scale + v * kLanes));
   }
   if (finish.latent != nullptr) {
-    float pair[kCapacity] = {};
-    for (int64_t r = 0; r < update.rank; ++r) {
-      const float* b = update.b + r * update.b_stride + column;
-      const float h = finish.latent[r];
-      for (int i = 0; i < width; ++i) pair[i] = multiply_add(h, b[i], pair[i]);
+    Lanes pair[V];
+    for (int v = 0; v < V; ++v) pair[v] = Lanes::broadcast(0.0f);
+    const float* b = update.b + column;
+    for (int64_t r = 0; r < update.rank; ++r, b += update.b_stride) {
+      const Lanes h = Lanes::broadcast(finish.latent[r]);
+      for (int v = 0; v < V; ++v) pair[v].add_product(h, Lanes::load(b + v * kLanes));
     }
     if (update.pair_scale != nullptr) {
-      for (int i = 0; i < width; ++i) pair[i] *= update.pair_scale[column + i];
+      const float* scale = update.pair_scale + column;
+      for (int v = 0; v < V; ++v) pair[v].multiply(Lanes::load(scale + v * kLanes));
     }
-    for (int i = 0; i < width; ++i) y[i] += pair[i];
+    for (int v = 0; v < V; ++v) out[v].add(pair[v]);
   }
-  if (update.output_shift != nullptr) {
-    for (int i = 0; i < width; ++i) y[i] += update.output_shift[column + i];
+  for (const float* shift : {update.output_shift, finish.bias}) {
+    if (shift == nullptr) continue;
+    for (int v = 0; v < V; ++v) out[v].add(Lanes::load(shift + column + v * kLanes));
   }
-  if (finish.bias != nullptr) {
-    for (int i = 0; i < width; ++i) y[i] += finish.bias[column + i];
-  }
+  for (int v = 0; v < V; ++v) out[v].store(y + v * kLanes);
 }
 
+inline void finish_column(const Finish& finish, int64_t column, float* y) {
+  const Update& update = *finish.update;
+  if (update.output_scale != nullptr) *y *= update.output_scale[column];
+  if (finish.latent != nullptr) {
+    float pair = 0.0f;
+    for (int64_t r = 0; r < update.rank; ++r) {
+      pair = multiply_add(finish.latent[r], update.b[r * update.b_stride + column], pair);
+    }
+    if (update.pair_scale != nullptr) pair *= update.pair_scale[column];
+    *y += pair;
+  }
+  if (update.output_shift != nullptr) *y += update.output_shift[column];
+  if (finish.bias != nullptr) *y += finish.bias[column];
+}
+
+template <typename Lanes>
 void finish_generic(const Finish& finish, float* y) {
-  int64_t done = 0;
-  for (; done + 64 <= finish.count; done += 64) {
-    finish_columns<64>(finish, finish.column + done, 64, y + done);
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= finish.count; i += 4 * kLanes) {
+    finish_lanes<Lanes, 4>(finish, finish.column + i, y + i);
   }
-  for (; done + 16 <= finish.count; done += 16) {
-    finish_columns<16>(finish, finish.column + done, 16, y + done);
+  for (; i + kLanes <= finish.count; i += kLanes) {
+    finish_lanes<Lanes, 1>(finish, finish.column + i, y + i);
   }
-  if (done < finish.count) {
-    finish_columns<0>(finish, finish.column + done, static_cast<int>(finish.count - done),
-                      y + done);
-  }
+  for (; i < finish.count; ++i) finish_column(finish, finish.column + i, y + i);
 }
 
 }  // namespace

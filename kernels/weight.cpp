@@ -1,5 +1,5 @@
-// Compiled without contraction (see CMakeLists.txt): scales and the integer codebook must equal, bit
-// for bit, what the torch reference and bitsandbytes compute with separate multiply and add.
+// Compiled without contraction (see CMakeLists.txt): scales and the integer codebook must equal,
+// bit for bit, what the torch reference and bitsandbytes compute with separate multiply and add.
 
 #include "weight.h"
 
@@ -103,13 +103,12 @@ IntegerCodebook fit_codebook(const float* codebook) {
 void prepare_codes(const CodeTensors& tensors, Precision precision, const Variant& variant,
                    Weight* weight) {
   const int64_t block = weight->block_size;
-  weight->aligned = precision == Precision::kFast
-                        ? block == kBlock && weight->in_features % kBlock == 0
-                        : block % 32 == 0 && kExactDepth % block == 0 &&
-                              weight->in_features % block == 0;
+  weight->aligned =
+      precision == Precision::kFast
+          ? block == kBlock && weight->in_features % kBlock == 0
+          : block % 32 == 0 && kExactDepth % block == 0 && weight->in_features % block == 0;
   std::vector<float> flat = decode_scales(tensors);
-  weight->scales =
-      weight->aligned ? panel_scales(flat, *weight, variant.columns) : std::move(flat);
+  weight->scales = weight->aligned ? panel_scales(flat, *weight, variant.columns) : std::move(flat);
   std::memcpy(weight->codebook, tensors.codebook, sizeof(weight->codebook));
   if (precision == Precision::kExact) return;
   weight->integer = fit_codebook(tensors.codebook);

@@ -39,12 +39,13 @@ struct Weight {
   IntegerCodebook integer = {};
 };
 
-// step and offset that bring step * q + offset closest to the codebook with q in [-128, 127]: a grid
-// over the scale and the phase of the rounding, least squares for step and offset at each point.
+// step and offset that bring step * q + offset closest to the codebook with q in [-128, 127]: a
+// grid over the scale and the phase of the rounding, least squares for step and offset at each
+// point.
 IntegerCodebook fit_codebook(const float* codebook);
 
-// Fills the 4-bit members of `weight`; format, shape, block size and data are set by the caller, who
-// has checked the lengths.
+// Fills the 4-bit members of `weight`; format, shape, block size and data are set by the caller,
+// who has checked the lengths.
 void prepare_codes(const CodeTensors& tensors, Precision precision, const Variant& variant,
                    Weight* weight);
 

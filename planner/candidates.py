@@ -20,7 +20,7 @@ from planner.quality import (
     serving_quality,
     target_quality,
 )
-from planner.resolve import Scenario
+from planner.resolve import Scenario, lacks_bf16
 from planner.runtime import RUNTIMES, refusal
 
 QUERY_VALUE = ("attention.query", "attention.value")
@@ -65,7 +65,7 @@ def adapters(scenario: Scenario) -> Iterator[Adapter | Refusal]:
     """Every method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
     chosen = methods() if pinned.method is None else {pinned.method: method(pinned.method)}
-    resolved: dict[tuple[tuple[str, ...], tuple[str, ...]], TargetSet] = {}
+    selected: dict[tuple[str, ...], TargetSet] = {}
     for name, found in chosen.items():
         quality = method_quality(name)
         if quality is None:
@@ -74,12 +74,14 @@ def adapters(scenario: Scenario) -> Iterator[Adapter | Refusal]:
                 continue
             quality = UNKNOWN
         for targets in _target_sets(found, scenario):
-            key = (found.targets, targets)
-            if key not in resolved:
-                linears = resolve_targets(found, targets, scenario.architecture)
-                resolved[key] = target_set(linears)
+            if targets not in selected:
+                selected[targets] = target_set(select(targets, scenario.architecture))
+            linears = adapted(found, selected[targets])
+            if not linears.kinds:
+                yield Refusal(name, "targets", f"it adapts none of {', '.join(targets)}")
+                continue
             for rank in _ranks(found, scenario):
-                yield _adapter(scenario, found, rank, targets, resolved[key], quality)
+                yield _adapter(scenario, found, rank, targets, linears, quality)
 
 
 def _adapter(
@@ -94,7 +96,7 @@ def _adapter(
     if rank is not None and found.scaling is not None and rank > smallest:
         reason = f"rank {rank} is more than the smallest side {smallest} of its targets"
         return Refusal(f"rank {rank}", "rank", reason)
-    cost = adapter_cost(found, rank, linears)
+    cost = _cost(found.name, rank, linears)
     quality = quality + rank_quality(
         scenario.family,
         rank if found.scaling else None,
@@ -105,6 +107,12 @@ def _adapter(
     whole = found.targets if found.targets != ALL_LINEAR else ("all-linear",)
     quality = quality + target_quality(linears.roles, adapts_all=set(whole) <= set(targets))
     return Adapter(found, rank, targets, cost, quality)
+
+
+@lru_cache(maxsize=4096)
+def _cost(name: str, rank: int | None, linears: TargetSet) -> AdapterCost:
+    """Kept, because relaxing a spec searches the same adapters again."""
+    return adapter_cost(method(name), rank, linears)
 
 
 def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:
@@ -127,25 +135,30 @@ def _target_sets(found: Method, scenario: Scenario) -> tuple[tuple[str, ...], ..
     return tuple(s for s in sets if s == ("all-linear",) or present.issuperset(s))
 
 
-def resolve_targets(
-    found: Method, targets: tuple[str, ...], shape: Architecture
-) -> tuple[Target, ...]:
-    """The linears that roles, "all-linear" or module-name patterns select and the method adapts.
+def select(targets: tuple[str, ...], shape: Architecture) -> tuple[Target, ...]:
+    """The linears that roles, "all-linear" or module-name patterns select.
 
-    A pattern is a name, the end of one, or a regular expression. Raises UsageError.
+    A pattern is a name, the end of one, or a regular expression. Raises UsageError where it
+    matches nothing.
     """
-    allowed = [t for t in shape.targets if t.role in found.targets]
     selected: dict[str, Target] = {}
     for pattern in targets:
-        matched = [t for t in allowed if _matches(pattern, t)]
+        matched = [t for t in shape.targets if _matches(pattern, t)]
         if not matched:
             raise UsageError(
-                f"no linear that {found.name} adapts matches '{pattern}'; roles are "
-                f"{', '.join(dict.fromkeys(t.role for t in allowed))}",
-                hint=f"name a role, all-linear, or a module such as {allowed[0].name}",
+                f"no linear matches the target '{pattern}'; roles are "
+                f"{', '.join(dict.fromkeys(t.role for t in shape.targets))}",
+                hint=f"name a role, all-linear, or a module such as {shape.targets[0].name}",
             )
         selected.update((t.name, t) for t in matched)
     return tuple(selected.values())
+
+
+def adapted(found: Method, linears: TargetSet) -> TargetSet:
+    """Those of the linears for which the method owns a tensor, or all that it trains itself."""
+    if found.trains_base:
+        return linears
+    return TargetSet(tuple(k for k in linears.kinds if found.tensors_for(k[0].role)))
 
 
 def _matches(pattern: str, target: Target) -> bool:
@@ -197,8 +210,8 @@ def _format_refusal(
     if format_ not in loadable:
         runtime = scenario.spec.serving.runtime
         return Refusal(base, "runtime", f"{runtime} loads {' or '.join(loadable)} only")
-    widened = format_ == "bf16" and scenario.training.kind == "cpu"
-    if widened and scenario.training.bf16_tflops is None and scenario.spec.pinned.format is None:
+    widened = format_ == "bf16" and lacks_bf16(scenario.training)
+    if widened and scenario.spec.pinned.format is None:
         reason = "the training hardware has no bf16 arithmetic and would widen it at every use"
         return Refusal(base, "format", reason)
     if format_ not in found.formats:
@@ -213,8 +226,7 @@ def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal |
         reason = f"{name} can only be served {' or '.join(adapter.method.serves)}"
         return Refusal(f"{name}, {form.export}", "export", reason)
     if form.precision == "fast" and (form.format != "nf4" or form.export == "merged"):
-        reason = "fast arithmetic needs an unmerged nf4 base"
-        return Refusal(f"{form.format} base, {form.export}, fast", "precision", reason)
+        return Refusal("fast, otherwise", "precision", "fast needs an unmerged nf4 base")
     if form.precision not in RUNTIMES[runtime].precisions:
         return Refusal("fast", "runtime", f"{runtime} has no fast arithmetic")
     refused = refusal(runtime, adapter.method, adapter.rank, form.export)

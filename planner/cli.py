@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from planner import catalog
 from planner.documents import dump, load_plan, load_spec, write
 from planner.errors import ParetuneError
+from planner.evaluate import search
 from planner.method import methods as all_methods
 from planner.plan import SCHEMA_VERSION, Plan
 from planner.recommendation import recommend as plan_for
@@ -80,22 +81,26 @@ def recommend(spec: Path, out: Path | None, overrides: tuple[str, ...], as_json:
 @overrides
 @as_json
 def validate(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
-    """Check SPEC and print what is assumed where it is silent.
+    """Check SPEC; print what is assumed where it is silent and how much is feasible.
 
     \b
     Example:
       planner validate spec.json
     """
     scenario = resolve(load_spec(spec, overrides))
+    weighed = search(scenario)
+    feasible, all_of_them = len(weighed.feasible), len(weighed.candidates)
     if as_json:
         _print(
             valid=True,
+            feasible_candidates=feasible,
+            candidates=all_of_them,
             model=scenario.model.name,
             parameters=scenario.architecture.parameters,
             assumptions=scenario.assumptions,
         )
         return
-    click.echo(f"{spec}: valid")
+    click.echo(f"{spec}: valid, {feasible} of {all_of_them} candidates keep every limit")
     for assumption in scenario.assumptions:
         click.echo(f"  assumed: {assumption}")
 

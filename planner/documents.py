@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -131,21 +130,14 @@ def dump(document: BaseModel) -> str:
 
 def write(path: Path, text: str) -> None:
     """Written aside and renamed, so that a reader never sees half a file."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with aside.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
+        aside.replace(path)
     except OSError as error:
-        Path(aside).unlink(missing_ok=True)
-        raise _cannot_write(path, error) from None
-
-
-def _cannot_write(path: Path, error: OSError) -> ParetuneError:
-    return ParetuneError(f"cannot write {path}: {(error.strerror or 'failed').lower()}")
+        aside.unlink(missing_ok=True)
+        reason = (error.strerror or "failed").lower()
+        raise ParetuneError(f"cannot write {path}: {reason}") from None

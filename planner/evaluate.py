@@ -14,7 +14,7 @@ from planner.cost.memory import (
     training_memory,
 )
 from planner.quality import Quality
-from planner.resolve import GIB, Scenario
+from planner.resolve import GIB, Scenario, lacks_bf16
 from planner.runtime import RUNTIMES
 from planner.spec import Hardware
 
@@ -70,7 +70,6 @@ class Search(NamedTuple):
 
     candidates: tuple[Evaluated, ...]
     refusals: tuple[Refusal, ...]
-    considered: int
 
     @property
     def feasible(self) -> tuple[Evaluated, ...]:
@@ -81,7 +80,6 @@ def search(scenario: Scenario) -> Search:
     """Evaluate every candidate; of the ways to cut a step only the best is kept."""
     found: list[Evaluated] = []
     refusals: dict[Refusal, None] = {}
-    considered = 0
     for adapter in adapters(scenario):
         if isinstance(adapter, Refusal):
             refusals[adapter] = None
@@ -93,19 +91,13 @@ def search(scenario: Scenario) -> Search:
                 continue
             if form.format not in best:
                 best[form.format] = _best_micro(scenario, adapter, form.format)
-            considered += len(_cuts(scenario))
             found.append(evaluate(scenario, adapter, form, best[form.format]))
-    return Search(tuple(found), tuple(refusals), considered)
+    return Search(tuple(found), tuple(refusals))
 
 
 def compute_of(scenario: Scenario) -> str:
-    """The arithmetic of training: bf16 where the device has it, or is a GPU of unknown speed."""
-    pinned = scenario.spec.pinned.compute
-    if pinned is not None:
-        return pinned
-    device = scenario.training
-    unknown = device.kind == "gpu" and device.fp32_tflops is None
-    return "bf16" if device.bf16_tflops is not None or unknown else "fp32"
+    """The arithmetic of training."""
+    return scenario.spec.pinned.compute or ("fp32" if lacks_bf16(scenario.training) else "bf16")
 
 
 def optimizer_of(scenario: Scenario, adapter: Adapter) -> str:

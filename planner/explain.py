@@ -95,11 +95,12 @@ def _format(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
         return f"Because no other format is open to {chosen.adapter.method.name}, {base}"
     count = f"{scenario.architecture.parameters / 1e6:,.0f}M"
     loss = other.quality.points - chosen.quality.points
-    saved = chosen.micro.required_bytes - other.micro.required_bytes
+    saved = chosen.micro.least_required_bytes - other.micro.least_required_bytes
     verb = "save" if saved >= 0 else "cost"
     return (
         f"Because {other.form.format} would change the expected quality of a {count} model by "
-        f"{loss:+.1f} points and {verb} {gib(abs(saved))} of training memory, {base}"
+        f"{loss:+.1f} points and {verb} {gib(abs(saved))} of training memory "
+        f"at the least, {base}"
     )
 
 
@@ -122,10 +123,10 @@ def _step(scenario: Scenario, chosen: Evaluated, candidate: Candidate) -> str:
     kept = "keeping all" if candidate.checkpointing == "none" else "recomputing each block's"
     peak = chosen.micro.memory.peak_allocated_bytes
     return (
-        f"Because a step of {many(whole, 'example')} of {candidate.sequence_length} tokens, "
-        f"{kept} activations, peaks at {gib(peak)} allocated in batches of "
-        f"{candidate.batch_size}, so {candidate.gradient_accumulation} of them make a step "
-        f"within {gib(scenario.training_budget_bytes)}"
+        f"Because a batch of {candidate.batch_size} of {candidate.sequence_length} tokens, "
+        f"{kept} activations, peaks at {gib(peak)} allocated of "
+        f"{gib(scenario.training_budget_bytes)}, and a step is {many(whole, 'example')}, so a step "
+        f"is {many(candidate.gradient_accumulation, 'batch', 'batches')}"
     )
 
 

@@ -112,8 +112,9 @@ def _points(chosen: Evaluated) -> Figure:
     quality = chosen.quality
     return Figure(
         value=quality.points,
-        evidence="published",
-        source="against LoRA on all linears of a 16-bit base (planner.quality)",
+        evidence="derived",
+        source="published differences and declared causes, against LoRA on all linears of a "
+        "16-bit base (planner.quality)",
         low=quality.points - quality.half_width,
         high=quality.points + quality.half_width,
     )

@@ -70,17 +70,11 @@ def resolve(spec: Spec) -> Scenario:
     training, serving = _hardware(spec, notes)
     budget = spec.serving.memory_gib or serving.memory_gib
     mean = spec.data.mean_tokens or DEFAULT_MEAN_TOKENS[spec.task]
-    active = spec.serving.active_tenants or spec.serving.tenants
-    if active > spec.serving.tenants:
-        raise UsageError(
-            f"serving.active_tenants {active} is more than serving.tenants {spec.serving.tenants}"
-        )
     length = _sequence_length(spec, shape, mean)
     context = _context(spec, shape)
     prompt = _prompt(spec, context)
     notes += _data_notes(spec, mean, length)
-    if spec.task == "causal_lm":
-        notes.append(f"{context} tokens of context, prompts of {prompt}")
+    notes += _serving_notes(spec, context, prompt)
     scenario = Scenario(
         spec=spec,
         model=model,
@@ -90,7 +84,7 @@ def resolve(spec: Spec) -> Scenario:
         training_budget_bytes=spec.vram_gib * GIB,
         serving_budget_bytes=budget * GIB,
         tenants=spec.serving.tenants,
-        active_tenants=active,
+        active_tenants=_active(spec),
         context_length=context,
         prompt_tokens=prompt,
         first_token_seconds=_seconds(spec.serving.first_token_ms),
@@ -104,6 +98,12 @@ def resolve(spec: Spec) -> Scenario:
     )
     _check_budgets(scenario)
     return scenario
+
+
+def lacks_bf16(device: Hardware) -> bool:
+    """No bf16 arithmetic; a GPU of which nothing is known is taken to have it."""
+    unknown = device.kind == "gpu" and device.fp32_tflops is None
+    return device.bf16_tflops is None and not unknown
 
 
 def _seconds(milliseconds: float | None) -> float | None:
@@ -185,6 +185,15 @@ def _context(spec: Spec, shape: Architecture) -> int:
     return context
 
 
+def _active(spec: Spec) -> int:
+    active = spec.serving.active_tenants or spec.serving.tenants
+    if active > spec.serving.tenants:
+        raise UsageError(
+            f"serving.active_tenants {active} is more than serving.tenants {spec.serving.tenants}"
+        )
+    return active
+
+
 def _prompt(spec: Spec, context: int) -> int:
     prompt = spec.serving.prompt_tokens
     if prompt is None:
@@ -204,6 +213,16 @@ def _data_notes(spec: Spec, mean: int, length: int) -> list[str]:
         notes.append(f"examples truncated to {length} tokens")
     if spec.task == "sequence_classification" and spec.data.labels is None:
         notes.append(f"{DEFAULT_LABELS} labels")
+    return notes
+
+
+def _serving_notes(spec: Spec, context: int, prompt: int) -> list[str]:
+    notes = []
+    if spec.serving.context_length is None and spec.task == "causal_lm":
+        notes.append(f"{context} tokens of context")
+    if spec.serving.prompt_tokens is None:
+        noun = "prompts" if spec.task == "causal_lm" else "requests"
+        notes.append(f"{noun} of {prompt} tokens")
     return notes
 
 

@@ -21,8 +21,8 @@ def seconds(value: float) -> str:
     return f"{value:.3g} s" if value < 3600 else f"{value / 3600:.1f} h"
 
 
-def many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def many(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def points(quality: Quality) -> str:

@@ -92,7 +92,6 @@ def apply(
 
 def fold(update: Update, weight: Tensor) -> tuple[Tensor, Tensor | None]:
     """The merged weight [out, in] and the shift [out] to add to the bias, or None."""
-    shift = None
     for part in update:
         if isinstance(part, Dense):
             weight = part.weight
@@ -104,9 +103,8 @@ def fold(update: Update, weight: Tensor) -> tuple[Tensor, Tensor | None]:
     for part in update:
         if isinstance(part, LowRank):
             weight = weight + delta(part)
-        elif isinstance(part, OutputShift):
-            shift = part.shift if shift is None else shift + part.shift
-    return weight, shift
+    shifts = [part.shift for part in update if isinstance(part, OutputShift)]
+    return weight, sum(shifts[1:], shifts[0]) if shifts else None
 
 
 def delta(part: LowRank) -> Tensor:

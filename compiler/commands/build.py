@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 @click.option("--restart", is_flag=True, help="Discard an unfinished build.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def command(  # noqa: PLR0913  one parameter per option
+def command(
     *,
     plan: Path,
     model: Path,

@@ -10,7 +10,7 @@ from compiler.artifact import check_file, read_manifest
 from compiler.manifest import Manifest
 from compiler.peft_write import write
 from compiler.tenants import ADAPTER, tenant_folder
-from planner.errors import UsageError
+from planner.errors import IncompatibleError, UsageError
 
 SCHEMA_VERSION = 1
 
@@ -60,4 +60,9 @@ def adapter_file(manifest: Manifest, tenant: str) -> str:
         raise UsageError(
             f"unknown tenant '{tenant}'; tenants are {', '.join(manifest.tenants) or 'none'}"
         )
-    return f"{tenant_folder(tenant)}/{ADAPTER}"
+    path = f"{tenant_folder(tenant)}/{ADAPTER}"
+    if path not in manifest.files:
+        raise IncompatibleError(
+            f"the artifact holds no adapter of '{tenant}', only the merged model"
+        )
+    return path

@@ -1,5 +1,6 @@
 """Trained adapters + base -> a published artifact: lower, export, compare, publish."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -11,26 +12,28 @@ import torch
 from compiler import huggingface
 from compiler.adapter import Adapter
 from compiler.artifact import file_records, publish, staging_folder, write_durably, write_manifest
-from compiler.base import CAUSAL_LM, Base
+from compiler.base_model import CAUSAL_LM, Base
 from compiler.dataset import Dataset
 from compiler.export import skeleton
 from compiler.export.attach_weights import Weight
 from compiler.export.inference_forms import causal_form, encoder_form
+from compiler.export.merged import write_merged
+from compiler.export.parity_report import report_parity
 from compiler.export.unmerged import MODEL, write_unmerged
 from compiler.frozen_weights import site_record
 from compiler.graph import attribute, linears
 from compiler.lower import lower
-from compiler.manifest import BaseRecord, KvCache, Manifest, SiteRecord
-from compiler.passes.train_classifier import CLASSIFIER
+from compiler.manifest import BaseRecord, KvCache, Manifest, SiteRecord, TenantRecord
 from compiler.request import Request
 from compiler.row import Floats, Site
 from compiler.tenants import describe, tenant_folder, write_tenant
 from compiler.tokenizer import FILES
 from planner.documents import dump
 from planner.method import ALL_LINEAR, Target
-from planner.plan import digest
+from planner.plan import Plan, digest
 
 Say = Callable[[str], None]
+DRIFT_REPORT = "drift.json"
 PACKAGES = ("paretune", "torch", "transformers", "onnx", "onnxruntime")
 
 
@@ -43,10 +46,25 @@ def assemble(
     say: Say,
 ) -> Manifest:
     """Write the artifact aside, compare it with the trained graphs, and publish it by a rename."""
-    staging = staging_folder(request.out)
+    plan, staging = request.plan, staging_folder(request.out)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     say("exporting the graph")
+    exporter = write_merged_artifact if plan.candidate.export == "merged" else write_shared_artifact
+    records = exporter(request, base, trained, staging)
+    _copy_texts(request, staging)
+    say("comparing the exported graph with the trained one")
+    manifest = _manifest(request, base_digest, datasets, trained, records, staging)
+    report_parity(base, manifest, datasets, trained, staging)
+    manifest = manifest.model_copy(update={"files": file_records(staging)})
+    write_manifest(staging, manifest)
+    return publish(staging, request.out, replace=request.replace)
+
+
+def write_shared_artifact(
+    request: Request, base: Base, trained: Mapping[str, Adapter], staging: Path
+) -> tuple[SiteRecord, ...]:
+    """The graph with the bank's inputs, and every tenant's row."""
     sites = adaptable(base)
     stored = write_unmerged(
         captured_skeleton(request, base),
@@ -55,20 +73,33 @@ def assemble(
         staging,
         precision=request.plan.candidate.precision,
     )
-    records = tuple(site_record(site, stored) for site in sites)
     bank_sites = tuple(Site(s.name, s.out_features, s.in_features) for s in sites)
     for name, adapter in trained.items():
         lowered = lower(adapter, _weight(base), _bias(base))
         write_tenant(staging / tenant_folder(name), bank_sites, adapter, lowered)
-    _copy_texts(request, staging)
-    manifest = _manifest(request, base_digest, datasets, trained, records, staging)
-    write_manifest(staging, manifest)
-    return publish(staging, request.out, replace=request.replace)
+    return tuple(site_record(site, stored) for site in sites)
+
+
+def write_merged_artifact(
+    request: Request, base: Base, trained: Mapping[str, Adapter], staging: Path
+) -> tuple[SiteRecord, ...]:
+    """The graph with the one tenant folded into its weights."""
+    (adapter,) = trained.values()
+    merged = write_merged(
+        captured_skeleton(request, base),
+        frozen_weights(base),
+        adapter,
+        staging,
+        precision=request.plan.candidate.precision,
+    )
+    text = json.dumps({"schema_version": 1, "weight_drift": dict(merged.drift)}, indent=1)
+    write_durably(staging / DRIFT_REPORT, text.encode())
+    return ()
 
 
 def adaptable(base: Base) -> tuple[Target, ...]:
     """The sites of the bank: every linear but the output head, so that tenants may differ."""
-    return tuple(t for t in base.targets if t.role in ALL_LINEAR or t.name == CLASSIFIER)
+    return tuple(t for t in base.targets if t.role in ALL_LINEAR or t.role == "classifier")
 
 
 def captured_skeleton(request: Request, base: Base) -> skeleton.Skeleton:
@@ -80,7 +111,7 @@ def captured_skeleton(request: Request, base: Base) -> skeleton.Skeleton:
             {"form": CAUSAL_LM, "config": key},
             request.cache,
         )
-    labels = next(t.out_features for t in base.targets if t.name == CLASSIFIER)
+    labels = next(t.out_features for t in base.targets if t.role == "classifier")
     return skeleton.cached(
         lambda: encoder_form(huggingface.load_encoder(request.model, labels)),
         {"form": "encoder", "labels": labels, "config": key},
@@ -132,7 +163,7 @@ def _manifest(
     graph = onnx.load(staging / MODEL, load_external_data=False).graph
     config = huggingface.read_config(request.model)
     return Manifest(
-        kind="unmerged",
+        kind=plan.candidate.export,
         task=plan.task,
         base=BaseRecord(digest=base_digest, name=plan.model.name),
         format=plan.candidate.format,
@@ -143,7 +174,7 @@ def _manifest(
         kv=_kv(graph),
         context_length=config.get("max_position_embeddings"),
         tenants={
-            name: describe(name, adapter, order)
+            name: described(plan, name, adapter, order)
             for order, (name, adapter) in enumerate(trained.items(), start=1)
         },
         files=file_records(staging),
@@ -152,6 +183,12 @@ def _manifest(
         seeds={"training": plan.training.seed},
         versions={name: version(name) for name in PACKAGES},
     )
+
+
+def described(plan: Plan, name: str, adapter: Adapter, order: int) -> TenantRecord:
+    """A tenant's record; one that is folded into the weights has no files of its own."""
+    record = describe(name, adapter, order)
+    return record.model_copy(update={"files": ()}) if plan.candidate.export == "merged" else record
 
 
 def _kv(graph: onnx.GraphProto) -> KvCache | None:

@@ -108,11 +108,11 @@ def _fuse_linear(
     precision: Precision,
 ) -> None:
     node = linear.node
-    weight = weight_of(attachment.weights, linear.weight_names)
+    name, weight = _linear_weight(attachment.weights, linear)
     quantized = isinstance(weight, QuantizedWeight)
     inputs = [
         node.inputs[0],
-        *_weight_inputs(attachment, linear, weight),
+        *_weight_inputs(attachment, linear, name, weight),
         _bias_input(attachment, node),
         *(adapter if site >= 0 else ()),
     ]
@@ -132,11 +132,27 @@ def _fuse_linear(
     )
 
 
+def _linear_weight(weights: Weights, linear: SkeletonLinear) -> tuple[str, Weight]:
+    """The weight and the name to store it under.
+
+    A tied linear that was trained apart, or had an update folded in, has a weight of its own.
+    """
+    shared, own = linear.weight_names[0], f"{linear.node.name}.weight"
+    if own in weights and shared in weights and not _same(weights[own], weights[shared]):
+        return own, weights[own]
+    return shared, weight_of(weights, linear.weight_names)
+
+
+def _same(one: Weight, other: Weight) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and one.data_ptr() == other.data_ptr()
+    return one is other
+
+
 def _weight_inputs(
-    attachment: Attachment, linear: SkeletonLinear, weight: Weight
+    attachment: Attachment, linear: SkeletonLinear, name: str, weight: Weight
 ) -> list[ir.Value | None]:
     """The op's inputs 1 to 6."""
-    name = linear.weight_names[0]
     shape = tuple(weight.shape)
     if shape != (linear.out_features, linear.in_features):
         raise IncompatibleError(
@@ -171,10 +187,10 @@ def _attach_others(attachment: Attachment) -> None:
             continue
         tensor = _dense(name, weight_of(attachment.weights, names))
         narrow = tensor.dtype == torch.bfloat16 and _only_gathered(value)
-        widened = tensor.dtype == torch.bfloat16 and not narrow
-        initializer = attachment.store(
-            f"{name}.float32" if widened else name, tensor.float() if widened else tensor
-        )
+        # What a linear stored in bfloat16 is stored again for any other operator.
+        taken = name in attachment.stored and attachment.stored[name][1].dtype == torch.bfloat16
+        key = f"{name}.float32" if taken and not narrow else name
+        initializer = attachment.store(key, tensor if narrow else tensor.float())
         gathers = [use.node for use in value.uses()]
         value.replace_all_uses_with(initializer)
         if narrow:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -62,11 +62,13 @@ class Repeated:
         return f"{prefix}.{layer}.{name.removeprefix(prefix + number)}"
 
 
+Module = TypeVar("Module", bound=nn.Module)
+
 SHORT = 3
 """Layers in a short form: a first one, and two to compare."""
 
 
-def shortened(module: nn.Module, path: str) -> nn.Module:
+def shortened(module: Module, path: str) -> Module:
     """The module with the first layers of the list at `path` only; the parameters are shared."""
     clone = copy.copy(module)
     clone._modules = dict(module._modules)

@@ -11,6 +11,7 @@ Classifier
   input_ids, attention_mask i64[batch, sequence] -> logits f32[batch, labels]
 """
 
+import copy
 import inspect
 from dataclasses import dataclass, replace
 from typing import cast
@@ -21,9 +22,9 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from compiler.export.form import SHORT, Form, Port, Repeated, layer_list, shortened
 from compiler.huggingface import (
+    Adopted,
     MeanPoolClassifier,
     SequenceClassifier,
-    adopt,
     classifier_name,
 )
 
@@ -37,12 +38,11 @@ class KeyValueShape:
     head_dim: int
 
 
-class CachedCausalLM(nn.Module):
+class CachedCausalLM(Adopted):
     """The inference form of a causal language model; see the top of the file."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        adopt(self, model)
+        super().__init__(model)
         known = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in known
         self.takes_kept = "logits_to_keep" in known
@@ -58,7 +58,7 @@ class CachedCausalLM(nn.Module):
         options = {"position_ids": position_ids} if self.takes_positions else {}
         kept = last_positions(keep, input_ids.shape[1])
         options |= {"logits_to_keep": kept} if self.takes_kept else {}
-        output = self.__dict__["model_of"](
+        output = self.source(
             input_ids=input_ids,
             attention_mask=attention_mask,
             past_key_values=DynamicCache(past),
@@ -71,9 +71,9 @@ class CachedCausalLM(nn.Module):
 
 def last_positions(keep: torch.Tensor, sequence: int) -> torch.Tensor:
     """The indices sequence - keep .. sequence - 1; the checks are what torch.export asks for."""
-    count = int(keep.item()) if not torch.compiler.is_exporting() else keep.item()
-    torch._check(count >= 1)
-    torch._check(count <= sequence)
+    count = cast(int, keep.item())
+    torch._check(count >= 1)  # type: ignore[no-untyped-call]
+    torch._check(count <= sequence)  # type: ignore[no-untyped-call]
     return torch.arange(count) + (sequence - count)
 
 
@@ -84,7 +84,7 @@ def causal_form(model: PreTrainedModel) -> Form:
     path = layer_list(model, layers)
     if path is None:
         return form
-    short = _causal_form(cast(PreTrainedModel, shortened(model, path)), SHORT)
+    short = _causal_form(shortened(model, path), SHORT)
     return replace(form, repeated=Repeated(path, layers, short, ("past", "present")))
 
 
@@ -107,7 +107,8 @@ def _causal_form(model: PreTrainedModel, layers: int) -> Form:
         Port("keep", (1,)),
         *_cache_ports("past", shape, "past", layers),
     )
-    vocabulary = model.get_output_embeddings().weight.shape[0]
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    vocabulary = head.weight.shape[0]
     logits = Port("logits", ("batch", "kept", vocabulary))
     outputs = (logits, *_cache_ports("present", shape, "total", layers))
     return Form(CachedCausalLM(model).eval(), example, inputs, outputs)
@@ -119,8 +120,15 @@ def encoder_form(module: MeanPoolClassifier | SequenceClassifier) -> Form:
     ids = torch.zeros(batch, sequence, dtype=torch.int64)
     labels = cast(nn.Linear, module.get_submodule(classifier_name(module))).out_features
     inputs = tuple(Port(name, ("batch", "sequence")) for name in ("input_ids", "attention_mask"))
-    outputs = (Port("logits", ("batch", labels)),)
-    return Form(module, (ids, torch.ones_like(ids)), inputs, outputs)
+    form = Form(module, (ids, torch.ones_like(ids)), inputs, (Port("logits", ("batch", labels)),))
+    layers = module.source.config.get_text_config().num_hidden_layers
+    path = layer_list(module, layers)
+    if path is None:
+        return form
+    short = copy.copy(module)
+    short._modules = dict(module._modules)
+    short.adopt(shortened(module.source, path))
+    return replace(form, repeated=Repeated(path, layers, replace(form, module=short)))
 
 
 def key_value_shape(config: PretrainedConfig) -> KeyValueShape:

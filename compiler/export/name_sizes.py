@@ -14,12 +14,12 @@ def name_sizes(model: ir.Model) -> None:
             if isinstance(size, ir.SymbolicDim) and size.value:
                 sources.setdefault(str(size.value), (value, axis))
     for node in [node for node in graph if node.op_type == "Shape" and not node.domain]:
-        value, start = node.inputs[0], node.attributes.get_int("start", 0)
-        if value is None or not value.is_graph_input() or value.shape is None:
+        asked, start = node.inputs[0], node.attributes.get_int("start", 0)
+        if asked is None or not asked.is_graph_input() or asked.shape is None:
             continue
-        if node.attributes.get_int("end", len(value.shape)) != start + 1:
+        if node.attributes.get_int("end", len(asked.shape)) != start + 1:
             continue
-        size = value.shape[start]
+        size = asked.shape[start]
         if isinstance(size, ir.SymbolicDim) and size.value in sources:
             source, axis = sources[str(size.value)]
             node.replace_input_with(0, source)

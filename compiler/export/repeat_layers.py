@@ -21,7 +21,7 @@ from compiler.export.form import Form, Repeated
 Values = dict[ir.Value, ir.Value]
 
 
-class Declined(Exception):  # noqa: N818  (a rule's answer, not an error)
+class Declined(Exception):
     """Why the captured layers cannot stand for the others."""
 
 
@@ -125,8 +125,8 @@ def _match_input(match: Match, value: ir.Value, other: ir.Value, repeated: Repea
 
 
 def _same_constant(value: ir.Value, other: ir.Value) -> bool:
-    constants = value.const_value, other.const_value
-    return None not in constants and np.array_equal(*(c.numpy() for c in constants if c))
+    one, two = value.const_value, other.const_value
+    return one is not None and two is not None and np.array_equal(one.numpy(), two.numpy())
 
 
 def _settings(node: ir.Node) -> dict[str, object]:
@@ -155,26 +155,17 @@ def _copy(
     repeated: Repeated,
     layer: int,
 ) -> Values:
-    """Adds one layer behind the `previous` one; returns layer 1's values with the new in place."""
+    """Adds one layer behind the `previous` one; both map layer 1's values to a copy's."""
     values: Values = {}
-
-    def moved(value: ir.Value | None) -> ir.Value | None:
-        if value is None or value in values:
-            return None if value is None else values[value]
-        handed_on = match.image.get(value)
-        if handed_on in previous:
-            return previous[handed_on]
-        if value.is_graph_input() and repeated.layer_of(str(value.name)) == 1:
-            return _port(ports, value, repeated.renamed(str(value.name), layer))
-        return value
-
     copies = []
     for node in match.template:
-        inputs = [moved(value) for value in node.inputs]
+        for value in node.inputs:
+            if value is not None and value not in values:
+                values[value] = _moved(value, match, previous, ports, repeated, layer)
         copy = ir.Node(
             node.domain,
             node.op_type,
-            inputs,
+            [None if value is None else values[value] for value in node.inputs],
             node.attributes.values(),
             num_outputs=len(node.outputs),
             name=f"{node.name}.{layer}",
@@ -187,12 +178,26 @@ def _copy(
             values[value] = new
         copies.append(copy)
     graph.insert_after(match.images[-1], copies)
-    return values
+    return {value: values[value] for value in previous}
 
 
-def _port(ports: dict[str, ir.Value], like: ir.Value, name: str) -> ir.Value:
+def _moved(
+    value: ir.Value,
+    match: Match,
+    previous: Values,
+    ports: dict[str, ir.Value],
+    repeated: Repeated,
+    layer: int,
+) -> ir.Value:
+    """What a copy reads where layer 1 reads `value`, which comes from outside layer 1."""
+    image = match.image[value]
+    if image in previous:
+        return previous[image]
+    if image is value:
+        return value
+    name = repeated.renamed(str(value.name), layer)
     if name not in ports:
-        ports[name] = ir.Value(name=name, shape=like.shape, type=like.type)
+        ports[name] = ir.Value(name=name, shape=value.shape, type=value.type)
     return ports[name]
 
 
@@ -202,6 +207,6 @@ def _replace_ports(graph: ir.Graph, ports: dict[str, ir.Value], form: Form) -> N
     parameters = [name for name in ports if name not in {p.name for p in form.outputs}]
     order = [*named, *(name for name in parameters if name not in named)]
     graph.inputs.clear()
-    graph.inputs.extend(ports[name] for name in order if ports[name].producer() is None)
+    graph.inputs.extend(ports[name] for name in order)
     graph.outputs.clear()
     graph.outputs.extend(ports[port.name] for port in form.outputs)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import onnx
 import onnx_ir as ir
@@ -161,7 +162,8 @@ def _exported(form: Form) -> ir.Model:
     paretune = Opset(DOMAIN, 1)
 
     def linear(x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> ir.Value:
-        return paretune.Linear(x, weight) if bias is None else paretune.Linear(x, weight, bias)
+        inputs = (x, weight) if bias is None else (x, weight, bias)
+        return cast(ir.Value, paretune.Linear(*inputs))
 
     module = form.module.eval().requires_grad_(requires_grad=False)
     with _quiet(), torch.no_grad():
@@ -177,9 +179,10 @@ def _exported(form: Form) -> ir.Model:
                 optimize=False,
                 verbose=False,
             )
-        except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
             raise ParetuneError(
-                f"{type(module).__name__} cannot be exported to ONNX: {error}",
+                f"{type(module).__name__} cannot be exported to ONNX: {reason}",
                 hint="the module's forward must be free of data-dependent Python control flow",
             ) from error
     if program is None:

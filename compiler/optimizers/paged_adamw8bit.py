@@ -1,7 +1,7 @@
 """AdamW with 8-bit states that page to host memory (bitsandbytes); plain AdamW off CUDA."""
 
 import importlib
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,7 +13,15 @@ def build(groups: list[dict[str, Any]], say: Say) -> torch.optim.Optimizer:
     if device.type != "cuda":
         say(f"paged_adamw8bit needs CUDA; training on {device.type} with plain AdamW instead")
         return adamw.build(groups, say)
+    return paged(groups)
+
+
+def paged(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     # Only the gpu extra installs bitsandbytes, and a CPU build must not need it.
-    paged = importlib.import_module("bitsandbytes.optim").PagedAdamW8bit
-    optimizer: torch.optim.Optimizer = paged(groups, lr=0.0)
-    return optimizer
+    optimizer: Any = importlib.import_module("bitsandbytes.optim").PagedAdamW8bit(groups, lr=0.0)
+    # Allocated here rather than at the first step: an imported state is copied into these buffers
+    # and so stays paged.
+    for group_index, group in enumerate(optimizer.param_groups):
+        for index, parameter in enumerate(group["params"]):
+            optimizer.init_state(group, parameter, group_index, index)
+    return cast(torch.optim.Optimizer, optimizer)

@@ -13,7 +13,9 @@ QUANTIZED = "quantized"
 PARTS = ("codes", "absmax", "codebook", "nested_absmax", "nested_codebook", "offset")
 
 
-def quantize_base(graph: Graph, weights: Mapping[str, QuantizedWeight], dtype: torch.dtype) -> Graph:
+def quantize_base(
+    graph: Graph, weights: Mapping[str, QuantizedWeight], dtype: torch.dtype
+) -> Graph:
     """Replace the weights, named by parameter path, by their quantized forms.
 
     Users that read the weight itself get it dequantised to `dtype` each step.

@@ -8,7 +8,9 @@ from compiler.graph import Graph, attribute, rebuilt
 MASTERS = "masters"
 
 
-def train_base(graph: Graph, head: nn.Parameter | None, path: str | None) -> dict[str, nn.Parameter]:
+def train_base(
+    graph: Graph, head: nn.Parameter | None, path: str | None
+) -> dict[str, nn.Parameter]:
     """Make every frozen parameter trainable, for full fine-tuning; returns the copies by path.
 
     `head` is the parameter at `path` that the loss reads and the graph need not.
@@ -31,7 +33,9 @@ def train_base(graph: Graph, head: nn.Parameter | None, path: str | None) -> dic
         if dtype != torch.float32:
             with graph.module.graph.inserting_after(node):
                 cast = graph.module.graph.call_method("to", (node, dtype))
-            node.replace_all_uses_with(cast, delete_user_cb=lambda user, cast=cast: user is not cast)
+            node.replace_all_uses_with(
+                cast, delete_user_cb=lambda user, cast=cast: user is not cast
+            )
     if head is not None and path is not None and path not in trained:
         trained[path] = nn.Parameter(head.detach().to(torch.float32, copy=True))
     rebuilt(graph)

@@ -6,28 +6,27 @@ import torch
 from torch import nn
 
 from compiler.graph import Graph, attribute, linears, rebuilt
-from planner.errors import IncompatibleError
 
-CLASSIFIER = "classifier"
 STANDARD_DEVIATION = 0.02
 
 
 def train_classifier(
-    graph: Graph, values: Mapping[str, torch.Tensor]
+    graph: Graph, site: str, values: Mapping[str, torch.Tensor]
 ) -> dict[str, nn.Parameter]:
-    """Put a tenant's own head in the place of the base model's; returns its parameters."""
-    head = next((linear for linear in linears(graph) if linear.name == CLASSIFIER), None)
-    if head is None:
-        raise IncompatibleError(f"the model has no linear named '{CLASSIFIER}' to put labels on")
+    """Put a tenant's own head in the place of the one at `site`; returns its parameters.
+
+    `values` holds "<site>.weight" and "<site>.bias" among others.
+    """
+    head = next(linear for linear in linears(graph) if linear.name == site)
     dtype = attribute(graph.module, head.weight).dtype
     trained = {}
     arguments = [head.input]
     with graph.module.graph.inserting_before(head.node):
         for part in ("weight", "bias"):
-            key = f"{CLASSIFIER}.{part}"
-            name = f"tenant_{CLASSIFIER}_{part}"
-            trained[key] = nn.Parameter(values[key].clone())
-            graph.module.register_parameter(name, trained[key])
+            name = f"tenant_classifier_{part}"
+            parameter = nn.Parameter(values[f"{site}.{part}"].clone())
+            trained[f"{site}.{part}"] = parameter
+            graph.module.register_parameter(name, parameter)
             value = graph.module.graph.get_attr(name)
             if dtype != torch.float32:
                 value = graph.module.graph.call_method("to", (value, dtype))
@@ -37,8 +36,10 @@ def train_classifier(
     return trained
 
 
-def initial_classifier(labels: int, in_features: int, seed: int) -> dict[str, torch.Tensor]:
+def initial_classifier(
+    site: str, labels: int, in_features: int, seed: int
+) -> dict[str, torch.Tensor]:
     """weight N(0, 0.02^2) [labels, in] and bias 0 [labels], as transformers starts a head."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(labels, in_features, generator=generator) * STANDARD_DEVIATION
-    return {f"{CLASSIFIER}.weight": weight, f"{CLASSIFIER}.bias": torch.zeros(labels)}
+    return {f"{site}.weight": weight, f"{site}.bias": torch.zeros(labels)}

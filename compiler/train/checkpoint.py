@@ -62,7 +62,8 @@ def write_tensors(
     pending = path.with_name(path.name + PENDING)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(dict(tensors), pending, metadata=dict(metadata or {}))
+        rows = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(rows, pending, metadata=dict(metadata or {}))
         sync(pending)
         pending.replace(path)
         sync(path.parent)
@@ -85,9 +86,9 @@ def fingerprint(parts: Mapping[str, object], tensors: Mapping[str, torch.Tensor]
     """sha256 over the parts' canonical JSON and the bytes of every tensor, by name."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        flat = tensor.detach().to("cpu").reshape(-1).contiguous().numpy()
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
-        digest.update(flat.view(torch.uint8).numpy().data)
+        digest.update(flat.data)
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ import torch
 def scale_gradients(
     parameters: Iterable[torch.nn.Parameter], targets: int, max_norm: float
 ) -> float:
-    """In place; the norm over all parameters before clipping. Parameters without one are skipped."""
+    """In place; returns the total norm before clipping. Parameters without gradient are skipped."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients)) / targets
     clip = min(1.0, max_norm / (norm + 1e-6))

@@ -11,7 +11,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from compiler.data import IGNORED
 
-CHUNK_ELEMENTS = 2**24
+CHUNK_ELEMENTS = 2**25
 """Logits held at once. Smaller chunks leave the products too thin, larger ones only cost memory."""
 
 

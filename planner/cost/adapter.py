@@ -28,11 +28,15 @@ class TargetSet(NamedTuple):
     """Linears counted by role and shape; `kinds` holds one nameless target of each kind."""
 
     kinds: tuple[tuple[Target, int], ...]
-    widest: dict[str, int]
 
     @property
     def site_count(self) -> int:
         return sum(copies for _, copies in self.kinds)
+
+    @property
+    def widest(self) -> dict[str, int]:
+        """The dimensions that a tensor of the whole model must cover."""
+        return model_dimensions(tuple(target for target, _ in self.kinds))
 
     @property
     def smallest_side(self) -> int:
@@ -46,7 +50,7 @@ class TargetSet(NamedTuple):
 def target_set(targets: tuple[Target, ...]) -> TargetSet:
     counted = Counter((t.role, t.out_features, t.in_features) for t in targets)
     kinds = tuple((Target("", *kind), copies) for kind, copies in counted.items())
-    return TargetSet(kinds, model_dimensions(targets))
+    return TargetSet(kinds)
 
 
 class AdapterCost(NamedTuple):
@@ -63,9 +67,10 @@ class AdapterCost(NamedTuple):
 def adapter_cost(method: Method, rank: int | None, targets: TargetSet) -> AdapterCost:
     """Exact for counts and bytes; `targets` are the linears the method really adapts."""
     inputs: dict[str, int] = {}
+    widest = targets.widest
     multiplications = saved = row_bytes = 0
     for target, copies in targets.kinds:
-        cost = linear_cost(method, rank, target, targets.widest)
+        cost = linear_cost(method, rank, target, widest)
         multiplications += copies * cost.multiplications
         saved += copies * cost.saved_elements
         row_bytes += copies * cost.row_bytes
@@ -98,11 +103,12 @@ def _owned(
     method: Method, rank: int | None, targets: TargetSet
 ) -> list[tuple[TensorSpec, Mapping[str, int], int]]:
     """Every tensor of the method with its dimensions and how often it occurs."""
-    limits = {"rank": rank or 0, **targets.widest}
+    widest = targets.widest
+    limits = {"rank": rank or 0, **widest}
     owned: list[tuple[TensorSpec, Mapping[str, int], int]] = [
         (spec, limits, 1) for spec in method.model_tensors()
     ]
     for target, copies in targets.kinds:
-        dimensions = target_dimensions(target, rank) | targets.widest
+        dimensions = target_dimensions(target, rank) | widest
         owned += [(spec, dimensions, copies) for spec in method.tensors_for(target.role)]
     return owned

@@ -22,9 +22,7 @@ METHOD = replace(
     paper="arXiv:2402.09353",
     tensors=(
         *LORA.tensors,
-        TensorSpec(
-            "lora_magnitude_vector", ("out",), "row_norm", peft_key="lora_magnitude_vector"
-        ),
+        TensorSpec("lora_magnitude_vector", ("out",), "row_norm", peft_key="lora_magnitude_vector"),
     ),
     update=update,
     needs_weight="every_step",

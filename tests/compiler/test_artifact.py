@@ -47,6 +47,12 @@ def test_the_same_inputs_make_the_same_bytes(
     assert contents_of(again) == contents_of(shared_artifact)
 
 
+def test_tenants_files_may_be_read_by_whoever_may_read_the_others(shared_artifact: Path) -> None:
+    public = (shared_artifact / "config.json").stat().st_mode
+    for path in shared_artifact.glob("tenants/*/*"):
+        assert path.stat().st_mode == public
+
+
 def test_a_flipped_bit_anywhere_is_noticed_and_the_file_named(artifact: Path) -> None:
     generator = np.random.default_rng(0)
     for name, whole in contents_of(artifact).items():

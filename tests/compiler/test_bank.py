@@ -135,6 +135,7 @@ TestBank.settings = settings(
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 

@@ -194,6 +194,13 @@ def test_an_interruption_has_its_own_exit_code() -> None:
     assert caught.value.exit_code == 130
 
 
+def test_an_import_that_is_interrupted_is_an_interruption() -> None:
+    with pytest.raises(click.exceptions.Exit), failures():
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+    with pytest.raises(ImportError, match="absent"), failures():
+        raise ImportError("absent")
+
+
 def test_the_commands_start_without_torch(shared_artifact: Path) -> None:
     code = (
         "import sys\n"

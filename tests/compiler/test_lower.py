@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from compiler.adapter import Adapter, target_tensors, uniform
-from compiler.lower import lower
+from compiler.lower import lower, lower_update
 from compiler.row import Site as BankSite
 from compiler.row import pack_row, unpack_row
 from planner import update
 from planner.errors import IncompatibleError
 from planner.method import Site, Target, method, methods, model_dimensions, target_dimensions
+from planner.update import LowRank
 
 ATTENTION = Target("model.q_proj", "attention.key", 24, 40)
 DOWN = Target("model.down_proj", "mlp.down", 40, 72)
@@ -126,6 +127,21 @@ def test_pissa_lowers_to_twice_the_rank():
     adapter = random_adapter("pissa", 3, {ATTENTION.name: 2, DOWN.name: 3})
     lowered = lower(adapter, lambda _: None, lambda _: None)
     assert [lowered[t.name].rank for t in TARGETS] == [4, 6]
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_scales_of_pairs_that_no_one_shares_go_into_b(pairs):
+    random = np.random.default_rng(8)
+
+    def draw(*shape):
+        return random.normal(size=shape).astype(np.float32)
+
+    parts = tuple(LowRank(draw(3, 40), draw(24, 3), draw(3), draw(24)) for _ in range(pairs))
+    lowered = lower_update(parts)
+    x, weight = draw(7, 40), draw(24, 40)
+    applied = update.apply(parts, x, lambda x: x @ weight.T, lambda x, w: x @ w.T)
+    assert (lowered.rank, lowered.latent_scale, lowered.pair_scale) == (3 * pairs, None, None)
+    assert_close(row_formula(lowered, weight, None, x), applied)
 
 
 def test_vera_keeps_one_basis_for_all_sites_and_tenants():

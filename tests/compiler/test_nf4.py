@@ -91,6 +91,15 @@ def test_every_value_near_a_decision_has_the_bits_of_bitsandbytes():
     assert_same_bits(weight, double=False)
 
 
+@pytest.mark.parametrize("largest", [1.1, 1.7, 3.0, 5.3, 7.0])
+def test_a_short_block_divides_where_a_whole_one_multiplies(largest):
+    """Midpoints times the maximum, and their neighbours: the two ways round a few apart."""
+    levels = torch.tensor(nf4.NF4_LEVELS)
+    points = (levels[:-1] + levels[1:]) / 2 * torch.tensor(largest)
+    near = [torch.nextafter(points, torch.tensor(way)) for way in (-9.0, 9.0)]
+    assert_same_bits(torch.cat([torch.tensor([largest]), points, *near])[None], double=False)
+
+
 def test_the_dynamic_map_has_the_codes_of_bitsandbytes_at_every_step():
     steps = (torch.arange(65536, dtype=torch.float64) / 65535 * 2 - 1).float().view(-1, 128)
     values = torch.cat([steps, torch.ones(len(steps), 128)], dim=1).view(-1)

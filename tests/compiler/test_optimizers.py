@@ -1,4 +1,5 @@
 import pytest
+import safetensors.torch
 import torch
 
 from compiler.optimizers import (
@@ -8,6 +9,7 @@ from compiler.optimizers import (
     import_state,
     set_learning_rate,
 )
+from compiler.optimizers.paged_adamw8bit import paged
 from planner.errors import ParetuneError
 from planner.method import method
 
@@ -92,6 +94,31 @@ def test_state_survives_export_and_import_bit_for_bit() -> None:
     give_gradients(two, 2)
     first.step()
     second.step()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_8bit_states_survive_export_and_import_bit_for_bit() -> None:
+    """bitsandbytes' own CPU path stands in for CUDA; its states share one code table."""
+    runs = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.nn.Parameter(torch.randn(128, 64, generator=generator))
+        named = {"x.wide": matrix, "x.more": torch.nn.Parameter(matrix.detach().clone())}
+        runs.append((named, paged(groups(named, {}, weight_decay=0.0))))
+        set_learning_rate(runs[-1][1], 0.01)
+    (one, first), (two, second) = runs
+    give_gradients(one, 1)
+    first.step()
+    stored = safetensors.torch.load(safetensors.torch.save(export_state(first, one)))
+    assert stored["x.wide/state1"].dtype == torch.uint8
+    with torch.no_grad():
+        for name, parameter in two.items():
+            parameter.copy_(one[name])
+    import_state(second, two, stored.items())
+    for named, optimizer in runs:
+        give_gradients(named, 2)
+        optimizer.step()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 

@@ -23,6 +23,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.pytorch_utils import Conv1D
 
 from compiler.adapter import target_tensors, uniform
 from compiler.commands.import_adapter import drawn
@@ -79,6 +80,15 @@ def randomised(module, seed, names=""):
             near = parameter.data if "magnitude" in name else 0.0
             parameter.data = near + (0.1 if "vera_lambda_b" not in name else 0.5) * noise
     return module.eval().requires_grad_(requires_grad=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads cost more than they save on matrices this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +214,7 @@ CASES = {
     "excluded": partial(LORA, target_modules=SOME, exclude_modules=["layers.0.self_attn.q_proj"]),
     "excluded by pattern": partial(LORA, target_modules=SOME, exclude_modules=r".*down.*"),
     "ranks and alphas": partial(LORA, target_modules=SOME, **PATTERNS),
-    "fan_in_fan_out": partial(LORA, target_modules=SOME, fan_in_fan_out=False, lora_dropout=0.1),
+    "dropout": partial(LORA, target_modules=SOME, lora_dropout=0.1),
     "gaussian": partial(LORA, target_modules=SOME, init_lora_weights="gaussian"),
     "rslora": partial(LORA, target_modules=SOME, use_rslora=True),
     "rslora ranks": partial(LORA, target_modules=SOME, use_rslora=True, **PATTERNS),
@@ -328,6 +338,17 @@ def test_what_we_write_we_read_back(name, llama, tmp_path):
     assert all(np.array_equal(again.tensors[n], t) for n, t in written.tensors.items())
 
 
+def test_wider_projections_than_peft_allocates_are_written_as_wide_as_it_does(llama, tmp_path):
+    adapter = random_adapter("vera", llama_sites(llama), 4)
+    wider = {
+        "vera_A": np.pad(adapter.tensors["vera_A"], ((0, 0), (0, 5)), constant_values=1),
+        "vera_B": np.pad(adapter.tensors["vera_B"], ((0, 5), (0, 0)), constant_values=1),
+    }
+    write(replace(adapter, tensors={**adapter.tensors, **wider}), tmp_path / "out", "tiny")
+    found = logits(loaded_by_peft(llama, tmp_path / "out"))
+    assert_close(found, logits_with(llama, adapter), logits(llama))
+
+
 def test_pissa_is_written_at_twice_its_rank(llama, tmp_path):
     written = write(random_adapter("pissa", llama_sites(llama), 4), tmp_path / "out", "tiny")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
@@ -365,6 +386,22 @@ def test_other_precisions_are_read_as_their_values(dtype, llama, tmp_path):
     for name, tensor in rounded.items():
         own = name.removeprefix("base_model.model.").removesuffix(".weight")
         assert np.array_equal(adapter.tensors[own], tensor.float().numpy())
+
+
+@pytest.mark.parametrize("flags", [{}, {"use_dora": True}])
+def test_a_base_that_stores_its_weights_transposed_changes_nothing(flags, tmp_path):
+    """GPT-2's Conv1D holds [in, out], which PEFT calls fan_in_fan_out; the site's weight is not."""
+    model = randomised(torch.nn.ModuleDict({"c_fc": Conv1D(6, 4)}), 5)
+    config = LORA(target_modules=["c_fc"], fan_in_fan_out=True, **flags)
+    wrapped = peft.get_peft_model(copy.deepcopy(model), config)
+    randomised(wrapped, 3, ["lora_"]).save_pretrained(tmp_path)
+    adapter = read(tmp_path, (Target("c_fc", "mlp.up", 6, 4),), DIGEST)
+    layer = torch.nn.Linear(4, 6)
+    layer.weight.data, layer.bias.data = model["c_fc"].weight.T.contiguous(), model["c_fc"].bias
+    parts = lower(adapter, lambda _: layer.weight.detach().numpy(), lambda _: None)["c_fc"]
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(8))
+    expected = wrapped.base_model.model["c_fc"](x)
+    assert_close(lowered_linear(parts, layer, (x,), None), expected, model["c_fc"](x))
 
 
 def bert_sites(model):

@@ -354,6 +354,24 @@ def test_a_cut_text_says_so(classifier: Path) -> None:
     assert found[0].probability == pytest.approx(found[1].probability, abs=1e-6)
 
 
+def test_any_graph_runs_by_the_names_of_its_inputs(classifier: Path) -> None:
+    session = Session.open(classifier)
+    ids = np.array([[2, 3, 4], [5, 6, 7]])
+    found = session.run({"input_ids": ids, "attention_mask": np.ones_like(ids)}, ["spam", "base"])
+    assert list(found) == ["logits"]
+    np.testing.assert_array_equal(found["logits"], session.logits(ids, ["spam", "base"]))
+    assert not found["logits"][1].any()  # the base model's own head is zero
+
+
+def test_an_input_that_does_not_fit_is_one_sentence(classifier: Path) -> None:
+    session, ids = Session.open(classifier), np.zeros((1, 2), np.int64)
+    with pytest.raises(UsageError, match="inputs are input_ids, attention_mask, not input_ids"):
+        session.run({"input_ids": ids}, "spam")
+    with pytest.raises(ParetuneError, match="the graph does not run: ") as caught:
+        session.run({"input_ids": ids, "attention_mask": ids.astype(np.float32)}, "spam")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_base_has_no_labels(classifier: Path) -> None:
     with pytest.raises(UsageError, match="'base' has no labels"):
         Session.open(classifier).classify(["abc"], None)

@@ -64,5 +64,5 @@ def test_a_bad_config_file_is_named(tmp_path: Path, content: bytes, message: str
 
 
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read .*config.json: no such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*config\.json: no such file"):
         catalog.model(str(tmp_path))

@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from planner import catalog
-from planner.architecture import architecture
-from planner.candidates import resolve_targets
-from planner.cost.adapter import AdapterCost, adapter_cost, target_set
+from planner.architecture import Architecture, architecture
+from planner.candidates import adapted, select
+from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.cost.latency import Served, first_token, per_token
 from planner.cost.memory import (
     BITS_PER_WEIGHT,
@@ -35,8 +35,12 @@ SHAPE = architecture(TINY)
 ALL = ("all-linear",)
 
 
+def linears_of(found: Method, targets: tuple[str, ...], shape: Architecture) -> TargetSet:
+    return adapted(found, target_set(select(targets, shape)))
+
+
 def cost_of(found: Method, rank: int | None, targets: tuple[str, ...] = ALL) -> AdapterCost:
-    return adapter_cost(found, rank, target_set(resolve_targets(found, targets, SHAPE)))
+    return adapter_cost(found, rank, linears_of(found, targets, SHAPE))
 
 
 def step(name: str, **changes: object) -> Step:
@@ -96,8 +100,8 @@ def test_nf4_takes_4_127_bits_a_weight() -> None:
 def test_published_peaks_are_near() -> None:
     """Dry run of LoRA r32 on q and v, Llama-3.2-3B, bf16, 4 x 768 tokens: 21.2 GiB."""
     shape = catalog.model("llama-3.2-3b").architecture
-    targets = resolve_targets(method("lora"), ("attention.query", "attention.value"), shape)
-    adapter = adapter_cost(method("lora"), 32, target_set(targets))
+    targets = linears_of(method("lora"), ("attention.query", "attention.value"), shape)
+    adapter = adapter_cost(method("lora"), 32, targets)
     assert adapter.trainable_parameters == 9_175_040
     memory = training_memory(
         shape,
@@ -114,16 +118,16 @@ def test_published_peaks_are_near() -> None:
 def test_trainable_counts_equal_published_ones(name: str, rank: int, expected: int) -> None:
     """Hugging Face PEFT's benchmark, Llama-3.2-3B, q and v."""
     shape = catalog.model("llama-3.2-3b").architecture
-    targets = resolve_targets(method(name), ("attention.query", "attention.value"), shape)
-    assert adapter_cost(method(name), rank, target_set(targets)).trainable_parameters == expected
+    targets = linears_of(method(name), ("attention.query", "attention.value"), shape)
+    assert adapter_cost(method(name), rank, targets).trainable_parameters == expected
 
 
 def test_vera_and_ia3_counts_equal_published_ones() -> None:
     shape = catalog.model("llama-3.2-3b").architecture
-    vera = resolve_targets(method("vera"), ("attention.query", "attention.value"), shape)
-    assert adapter_cost(method("vera"), 256, target_set(vera)).trainable_parameters == 129_024
-    ia3 = resolve_targets(method("ia3"), method("ia3").targets, shape)
-    assert adapter_cost(method("ia3"), None, target_set(ia3)).trainable_parameters == 286_720
+    vera = linears_of(method("vera"), ("attention.query", "attention.value"), shape)
+    assert adapter_cost(method("vera"), 256, vera).trainable_parameters == 129_024
+    ia3 = linears_of(method("ia3"), method("ia3").targets, shape)
+    assert adapter_cost(method("ia3"), None, ia3).trainable_parameters == 286_720
 
 
 @pytest.mark.parametrize(
@@ -202,8 +206,8 @@ def test_vera_tenants_share_their_pair() -> None:
 
 def test_decoding_is_bound_by_bandwidth_and_prompts_by_arithmetic() -> None:
     shape = catalog.model("llama-3.1-8b").architecture
-    linears = resolve_targets(method("lora"), ALL, shape)
-    adapter = adapter_cost(method("lora"), 16, target_set(linears))
+    linears = linears_of(method("lora"), ALL, shape)
+    adapter = adapter_cost(method("lora"), 16, linears)
     served = Served("bf16", "unmerged", "exact")
     load = LOAD._replace(sequences=1, context_length=2048, prompt_tokens=1024, other_bytes=2)
     decode = per_token(shape, adapter, served, load)

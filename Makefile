@@ -1,0 +1,56 @@
+# Everything from nothing, on Linux with Python ≥ 3.11, a C++ compiler, make and apt-get.
+#
+#   make setup      virtual environment with pinned packages, the native library built
+#   make fixtures   real models and data for tests and demo, cached in build/fixtures
+#   make test       what CI runs
+#   make demo       the whole way on a real model; figures in build/demo/report.json
+#   make bench      speed against the peers
+#   make clean      remove all of the above
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# A folder's own time changes when a file comes or goes, which an editable install must learn.
+INSTALLED := pyproject.toml $(shell find planner compiler kernels specs -type d -not -name __pycache__) \
+	$(shell find kernels specs -type f)
+
+.PHONY: setup fixtures lint test wheel-check demo bench clean
+
+setup: .venv/installed
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or later is needed; set PYTHON=…" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# torch alone may bring further packages (its CPU build brings none of weight); the rest is the
+# list and nothing else.
+.venv/packages: constraints.txt | .venv/bin/python
+	$(PIP) install --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --no-deps --requirement constraints.txt
+	touch $@
+
+.venv/installed: .venv/packages $(INSTALLED)
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+fixtures: setup
+	$(BIN)/python tests/fixtures/prepare.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint fixtures
+	$(BIN)/pytest
+
+demo: fixtures
+	$(BIN)/python tests/demo/demo.py
+
+bench: fixtures
+	$(BIN)/python tests/bench/run.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,230 @@
+"""Every command, and every mistake a user can make with it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from planner import Plan, catalog
+from planner.cli import main
+
+EXAMPLES = catalog.specs_folder() / "examples"
+DEMO = str(EXAMPLES / "smollm2-tenants.json")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    assert run("recommend", DEMO, "--out", str(path)).exit_code == 0
+    return path
+
+
+def test_recommend_writes_the_plan_and_explains_it(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    found = run("recommend", DEMO, "--out", str(out))
+    assert found.exit_code == 0
+    assert found.stdout.startswith("smollm2-135m: causal_lm, 134.5M parameters\n")
+    assert found.stderr == f"wrote {out}\n"
+    assert Plan.model_validate_json(out.read_text()).candidate.method == "lora"
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_recommend_json_is_one_document_equal_to_the_file(plan_file: Path) -> None:
+    found = run("recommend", DEMO, "--json")
+    assert json.loads(found.stdout)["schema_version"] == 1
+    assert found.stdout == plan_file.read_text()
+    assert found.stderr == ""
+
+
+def test_recommend_set_overrides_a_key(tmp_path: Path) -> None:
+    found = run("recommend", DEMO, "--json", "--set", "pinned.rank=8", "--set", "training.seed=3")
+    plan = Plan.model_validate_json(found.stdout)
+    assert (plan.candidate.rank, plan.training.seed) == (8, 3)
+    assert plan.spec.pinned.rank == 8
+
+
+def test_validate_lists_what_is_assumed() -> None:
+    minimal = str(EXAMPLES / "minimal.json")
+    found = run("validate", minimal)
+    assert found.exit_code == 0
+    assert "valid, " in found.stdout
+    assert "assumed: 5000 examples per tenant" in found.stdout
+    document = json.loads(run("validate", minimal, "--json").stdout)
+    assert (document["schema_version"], document["valid"]) == (1, True)
+    assert document["parameters"] == 8_030_261_248
+
+
+def test_explain_repeats_what_recommend_said(plan_file: Path) -> None:
+    assert run("explain", str(plan_file)).stdout == run("recommend", DEMO).stdout
+    document = json.loads(run("explain", str(plan_file), "--json").stdout)
+    assert document["schema_version"] == 1
+    assert document["reasons"]
+
+
+@pytest.mark.parametrize("name", ["spec", "plan"])
+def test_schema_prints_a_json_schema(name: str) -> None:
+    assert json.loads(run("schema", name).stdout)["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("methods", "lora        LoRA                arXiv:2106.09685"),
+        ("models", "llama-3.1-8b        Llama 3.1 8B"),
+        ("hardware", "l40s                NVIDIA L40S"),
+    ],
+)
+def test_listings(command: str, line: str) -> None:
+    assert any(row.startswith(line) for row in run(command).stdout.splitlines())
+    document = json.loads(run(command, "--json").stdout)
+    assert document["schema_version"] == 1
+    assert line.split()[0] in document[command]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["recommend", "validate", "explain", "schema", "methods", "models", "hardware"],
+)
+def test_help_has_an_example(command: str) -> None:
+    found = run(command, "--help")
+    assert found.exit_code == 0
+    assert f"Example:\n    planner {command}" in found.stdout
+
+
+def spec_file(folder: Path, **fields: object) -> str:
+    document = {"model": "smollm2-135m", "task": "causal_lm", "vram_gib": 16} | fields
+    path = folder / "spec.json"
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+MISTAKES = [
+    (
+        {"vrma_gib": 4},
+        "spec.json: unknown key 'vrma_gib'; keys are schema_version, model, task, vram_gib, "
+        "family, priority, training, serving, data, pinned",
+        "did you mean 'vram_gib'?",
+    ),
+    (
+        {"serving": {"tenant": 4}},
+        "spec.json: unknown key 'serving.tenant'; keys are hardware, memory_gib, tenants, ",
+        "did you mean 'tenants'?",
+    ),
+    (
+        {"training": {"hardware": {"kind": "gpu", "memory": 4}}},
+        "missing key 'training.hardware.memory_gib'; unknown key 'training.hardware.memory'",
+        "a spec needs model, task and vram_gib; the rest has defaults",
+    ),
+    (
+        {"task": "causal-lm"},
+        "task: input should be 'causal_lm' or 'sequence_classification', not \"causal-lm\"",
+        "did you mean 'causal_lm'?",
+    ),
+    ({"vram_gib": "lots"}, "vram_gib: input should be a valid number, ", None),
+    ({"vram_gib": -1}, "vram_gib: input should be greater than or equal to 0.000001, not -1", None),
+    (
+        {"pinned": {"method": "lorra"}},
+        "unknown method 'lorra'; methods are dora, full, ia3, lora, ",
+        "did you mean 'lora'?",
+    ),
+    ({"model": "smollm2-135"}, "unknown model 'smollm2-135'", "did you mean 'smollm2-135m'?"),
+    ({"model": "nowhere/config.json"}, "cannot read nowhere/config.json: no such file", None),
+    ({"training": {"hardware": "L4O"}}, "unknown hardware 'L4O'", "did you mean 'l4'?"),
+    (
+        {"model": "bert-base"},
+        "task 'causal_lm' needs a decoder and bert is an encoder",
+        None,
+    ),
+    ({"task": "sequence_classification"}, "needs an encoder and llama is a decoder", None),
+    ({"data": {"labels": 3}}, "data.labels is for sequence_classification", None),
+    ({"pinned": {"method": "ia3", "rank": 4}}, "pinned.rank 4: ia3 has no rank", None),
+    (
+        {"pinned": {"targets": ["q_prj"]}},
+        "no linear matches the target 'q_prj'; roles are attention.query, ",
+        "name a role, all-linear, or a module such as model.layers.0.self_attn.q_proj",
+    ),
+    ({"pinned": {"targets": ["q_("]}}, "'q_(' is no regular expression", None),
+    (
+        {"serving": {"tenants": 2, "active_tenants": 3}},
+        "serving.active_tenants 3 is more than serving.tenants 2",
+        None,
+    ),
+    (
+        {"serving": {"per_token_ms": 3}},
+        "a latency budget needs the serving hardware's bandwidth_gb_per_second and fp32_tflops",
+        "name one of a10, ",
+    ),
+    ({"training": {"hardware": "l4"}, "vram_gib": 90}, "vram_gib 90 is more than", None),
+    ({"serving": {"context_length": 9000}}, "9000 is more than the model's 8192", None),
+]
+
+
+@pytest.mark.parametrize("command", ["recommend", "validate"])
+@pytest.mark.parametrize(("fields", "message", "hint"), MISTAKES)
+def test_a_wrong_spec_is_refused(
+    tmp_path: Path, command: str, fields: dict[str, object], message: str, hint: str | None
+) -> None:
+    found = run(command, spec_file(tmp_path, **fields))
+    assert found.exit_code == 2
+    assert found.stdout == ""
+    assert message in found.stderr
+    assert found.stderr.startswith("error: ")
+    if hint is not None:
+        assert f"\n\nhint: {hint}" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("vram_gib", "--set takes path.to.key=value, not 'vram_gib'"),
+        ("serving.tenant=2", "unknown key 'serving.tenant'"),
+        ("task.family=code", "--set task.family: 'task' is \"causal_lm\", not a section"),
+    ],
+)
+def test_a_wrong_override_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    found = run("recommend", spec_file(tmp_path), "--set", override)
+    assert (found.exit_code, message in found.stderr) == (2, True)
+
+
+def test_missing_file_and_broken_json(tmp_path: Path) -> None:
+    missing = tmp_path / "none.json"
+    found = run("recommend", str(missing))
+    assert found.exit_code == 2
+    assert (
+        found.stderr == f"error: cannot read {tmp_path / 'none.json'}: no such file or directory\n"
+    )
+    broken = tmp_path / "spec.json"
+    broken.write_text('{"model": ')
+    assert "is not JSON" in run("validate", str(broken)).stderr
+    broken.write_text("{}")
+    assert "missing key 'model'; missing key 'task'" in run("validate", str(broken)).stderr
+
+
+def test_a_spec_is_no_plan(tmp_path: Path) -> None:
+    found = run("explain", spec_file(tmp_path))
+    assert found.exit_code == 2
+    assert "missing key 'candidate'" in found.stderr
+
+
+def test_infeasible_ends_with_3_and_relaxations() -> None:
+    found = run("recommend", str(EXAMPLES / "infeasible-8b-6gb.json"))
+    assert found.exit_code == 3
+    assert found.stdout == ""
+    assert "error: no plan satisfies the spec: the nearest, " in found.stderr
+    assert "\n\nhint: feasible with 3 GiB more VRAM (9 GiB)" in found.stderr
+
+
+def test_an_unwritable_plan_leaves_nothing_behind(tmp_path: Path) -> None:
+    found = run("recommend", DEMO, "--out", str(tmp_path / "none" / "plan.json"))
+    assert found.exit_code == 1
+    assert "cannot write" in found.stderr
+    (tmp_path / "plan.json").mkdir()
+    found = run("recommend", DEMO, "--out", str(tmp_path / "plan.json"))
+    assert found.exit_code == 1
+    assert os.listdir(tmp_path) == ["plan.json"]

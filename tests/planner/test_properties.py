@@ -1,0 +1,124 @@
+"""Any spec: a plan without NaN or a stated error; and monotone where it must be."""
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner import Plan, Spec, recommend
+from planner.errors import InfeasibleError, UsageError
+from planner.evaluate import search
+from planner.resolve import resolve
+
+MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.1-8b", "all-minilm-l6-v2", "gpt2"]
+
+hardware = st.one_of(
+    st.sampled_from(["cpu-2core", "l4", "h100-80gb"]),
+    st.fixed_dictionaries(
+        {"kind": st.sampled_from(["cpu", "gpu"]), "memory_gib": st.floats(0.1, 500)},
+        optional={
+            "bandwidth_gb_per_second": st.none() | st.floats(1, 5000),
+            "fp32_tflops": st.none() | st.floats(0.1, 100),
+            "bf16_tflops": st.none() | st.floats(0.1, 1000),
+        },
+    ),
+)
+counts = st.integers(1, 10**6)
+specs = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(MODELS),
+        "task": st.sampled_from(["causal_lm", "sequence_classification"]),
+        "vram_gib": st.floats(0.2, 200),
+    },
+    optional={
+        "family": st.sampled_from(["instruction", "code", "math", "classification", "style"]),
+        "priority": st.sampled_from(["balanced", "quality", "memory", "latency", "storage"]),
+        "training": st.fixed_dictionaries({}, optional={"hardware": hardware, "max_steps": counts}),
+        "serving": st.fixed_dictionaries(
+            {},
+            optional={
+                "hardware": hardware,
+                "memory_gib": st.floats(0.1, 500),
+                "tenants": counts,
+                "active_tenants": st.integers(1, 50),
+                "context_length": st.integers(1, 9000),
+                "first_token_ms": st.floats(1, 1e5),
+                "per_token_ms": st.floats(0.1, 1e4),
+                "runtime": st.sampled_from(["paretune", "onnxruntime", "vllm"]),
+            },
+        ),
+        "data": st.fixed_dictionaries(
+            {}, optional={"examples": counts, "mean_tokens": st.integers(1, 5000)}
+        ),
+        "pinned": st.fixed_dictionaries(
+            {},
+            optional={
+                "method": st.sampled_from(["lora", "vera", "ia3", "full", "qlora"]),
+                "rank": st.integers(1, 4096),
+                "format": st.sampled_from(["fp32", "bf16", "nf4"]),
+                "batch_size": st.integers(1, 1000),
+                "sequence_length": st.integers(1, 100_000),
+                "checkpointing": st.sampled_from(["none", "block"]),
+                "export": st.sampled_from(["unmerged", "merged"]),
+                "precision": st.sampled_from(["exact", "fast"]),
+            },
+        ),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(document=specs)
+def test_any_spec_gives_a_plan_or_a_stated_error(document: dict[str, object]) -> None:
+    spec = Spec.model_validate(document)
+    try:
+        plan = recommend(spec)
+    except (UsageError, InfeasibleError):
+        return
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    for figure in plan.figures.values():
+        assert figure.value is None or math.isfinite(figure.value)
+    for rejection in plan.rejections:
+        assert rejection.number is None or math.isfinite(rejection.number)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    model=st.sampled_from(["smollm2-135m", "llama-3.1-8b", "gpt2"]),
+    vram=st.floats(0.5, 100),
+    more=st.floats(1.0, 3.0),
+    length=st.integers(16, 1024),
+    tenants=st.integers(1, 20),
+)
+def test_more_memory_never_makes_a_candidate_infeasible(
+    model: str, vram: float, more: float, length: int, tenants: int
+) -> None:
+    def feasible(gib: float) -> set[str]:
+        document = {
+            "model": model,
+            "task": "causal_lm",
+            "vram_gib": gib,
+            "serving": {"tenants": tenants, "context_length": 512},
+            "pinned": {"sequence_length": length, "method": "lora"},
+        }
+        scenario = resolve(Spec.model_validate(document))
+        return {found.describe() for found in search(scenario).feasible}
+
+    assert feasible(vram) <= feasible(vram * more)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(length=st.integers(16, 512), longer=st.integers(1, 512))
+def test_longer_sequences_never_take_less_memory(length: int, longer: int) -> None:
+    def needed(tokens: int) -> list[float]:
+        document = {
+            "model": "smollm2-135m",
+            "task": "causal_lm",
+            "vram_gib": 1000,
+            "pinned": {"sequence_length": tokens, "method": "dora", "rank": 8, "batch_size": 4},
+        }
+        scenario = resolve(Spec.model_validate(document))
+        return [c.micro.required_bytes for c in search(scenario).candidates]
+
+    pairs = zip(needed(length), needed(length + longer), strict=True)
+    assert all(shorter < longer_ for shorter, longer_ in pairs)

@@ -1,0 +1,188 @@
+"""The choices experts would make, on real shapes."""
+
+import pytest
+
+from planner import Plan, Spec, catalog, recommend
+from planner.documents import load_spec
+from planner.errors import InfeasibleError
+from planner.evaluate import search
+from planner.quality import TIE_POINTS, claims, evidence, method_quality
+from planner.relaxations import nearest
+from planner.resolve import GIB, resolve
+from planner.runtime import RUNTIMES
+from planner.spec import Runtime
+
+EXAMPLES = catalog.specs_folder() / "examples"
+FEASIBLE = [name for name in catalog.names("examples") if not name.startswith("infeasible")]
+
+
+def plan_of(name: str, *overrides: str) -> Plan:
+    return recommend(load_spec(EXAMPLES / f"{name}.json", overrides))
+
+
+def test_demo_is_plain_lora_on_an_fp32_base() -> None:
+    plan = plan_of("smollm2-tenants")
+    chosen = plan.candidate
+    assert (chosen.method, chosen.rank, chosen.alpha) == ("lora", 16, 32.0)
+    assert (chosen.targets, chosen.format, chosen.export) == (("all-linear",), "fp32", "unmerged")
+    assert (chosen.batch_size, chosen.gradient_accumulation) == (8, 1)
+    assert chosen.sequence_length <= 256
+    assert 2e-4 <= chosen.learning_rate <= 1e-3
+    assert plan.training.max_steps == 60
+
+
+def test_a_small_serving_budget_leads_the_demo_to_nf4() -> None:
+    plan = plan_of("smollm2-tenants-nf4")
+    assert plan.candidate.format == "nf4"
+    # Perplexity rises by 30 % on this model, so the loss is far outside the noise.
+    points = plan.figures["quality.difference_points"].value
+    assert points is not None
+    assert points < -2 * TIE_POINTS
+
+
+def test_three_classifiers_share_one_fp32_encoder() -> None:
+    chosen = plan_of("minilm-classifiers").candidate
+    assert (chosen.method, chosen.rank, chosen.export) == ("lora", 16, "unmerged")
+    assert chosen.format == "fp32"
+    assert 5e-4 <= chosen.learning_rate <= 1e-3
+
+
+def test_8b_on_24_gb_is_qlora_on_all_linears() -> None:
+    chosen = plan_of("llama-3.1-8b-24gb").candidate
+    assert (chosen.method, chosen.format, chosen.targets) == ("qlora", "nf4", ("all-linear",))
+    assert chosen.learning_rate == 2e-4
+
+
+def test_70b_on_48_gb_is_qlora() -> None:
+    chosen = plan_of("llama-3.1-70b-48gb").candidate
+    assert (chosen.method, chosen.checkpointing) == ("qlora", "block")
+
+
+def test_much_code_and_quality_first_is_no_small_rank() -> None:
+    chosen = plan_of("llama-2-7b-code").candidate
+    assert chosen.method == "full" or (chosen.rank or 0) >= 64
+
+
+def test_storage_first_with_many_tenants_takes_few_parameters() -> None:
+    plan = plan_of(
+        "mistral-500-tenants", "priority=storage", "serving.tenants=100000", "family=style"
+    )
+    adapter = plan.figures["adapter_bytes"].value
+    assert adapter is not None
+    assert adapter < 10e6
+
+
+@pytest.mark.parametrize("name", FEASIBLE)
+def test_every_figure_is_inside_its_band_and_its_budget(name: str) -> None:
+    plan = plan_of(name)
+    for key, figure in plan.figures.items():
+        assert figure.source, key
+        if figure.low is not None and figure.value is not None and figure.high is not None:
+            assert figure.low <= figure.value <= figure.high, key
+    required = plan.figures["training.required_bytes"].value
+    assert required is not None
+    assert required <= plan.spec.vram_gib * GIB
+    known = set(claims()) | {row["id"] for row in evidence()}
+    assert set(plan.evidence_ids) <= known
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+@pytest.mark.parametrize("name", FEASIBLE)
+def test_every_method_not_chosen_is_accounted_for(name: str) -> None:
+    plan = plan_of(name)
+    text = " ".join(r.candidate for r in plan.rejections)
+    for other in ("lora", "dora", "vera", "ia3", "full"):
+        assert other == plan.candidate.method or other in text
+    assert len(plan.rejections) < 40
+    assert all(r.reason.startswith("Because ") for r in plan.rejections)
+
+
+INFEASIBLE: list[dict[str, object]] = [
+    {"vram_gib": 6},
+    {"vram_gib": 24, "serving": {"hardware": "l4", "per_token_ms": 10}},
+    {"vram_gib": 24, "pinned": {"method": "dora", "format": "bf16", "sequence_length": 8192}},
+    {"vram_gib": 24, "serving": {"tenants": 400, "context_length": 4096}},
+    {"vram_gib": 24, "serving": {"hardware": "l4", "memory_gib": 5}},
+    {"vram_gib": 24, "pinned": {"method": "qlora", "format": "fp32"}},
+    {
+        "vram_gib": 24,
+        "serving": {"runtime": "vllm"},
+        "pinned": {"export": "unmerged", "method": "dora"},
+    },
+]
+
+
+@pytest.mark.parametrize("fields", INFEASIBLE, ids=str)
+def test_every_relaxation_is_true(fields: dict[str, object]) -> None:
+    spec = Spec.model_validate({"model": "llama-3.1-8b", "task": "causal_lm"} | fields)
+    scenario = resolve(spec)
+    with pytest.raises(InfeasibleError) as raised:
+        recommend(spec)
+    offered = list(nearest(scenario, search(scenario)))
+    assert 1 <= len(offered) <= 3
+    for change, relaxed in offered:
+        assert change.text in str(raised.value.hint)
+        assert recommend(relaxed).candidate
+
+
+def test_the_offered_memory_is_the_least_that_suffices() -> None:
+    spec = Spec(model="llama-3.1-8b", task="causal_lm", vram_gib=6)
+    with pytest.raises(InfeasibleError, match=r"needs .* for training memory") as raised:
+        recommend(spec)
+    assert "4 GiB more VRAM (10 GiB)" in str(raised.value.hint)
+    with pytest.raises(InfeasibleError):
+        recommend(spec.model_copy(update={"vram_gib": 9}))
+
+
+def test_targets_that_a_method_lacks_leave_the_others_open() -> None:
+    plan = plan_of("smollm2-tenants", 'pinned.targets=["mlp.up"]')
+    assert plan.candidate.targets == ("mlp.up",)
+    assert any(r.candidate == "ia3" and r.constraint == "targets" for r in plan.rejections)
+
+
+def test_a_head_is_adapted_where_it_is_named() -> None:
+    plan = recommend(
+        Spec.model_validate(
+            {
+                "model": "llama-3.1-8b",
+                "task": "causal_lm",
+                "vram_gib": 40,
+                "pinned": {"targets": ["all-linear", "lm_head"], "method": "lora", "rank": 8},
+            }
+        )
+    )
+    blocks = 8 * 32 * (4096 * 2 * 2 + (4096 + 1024) * 2 + (4096 + 14336) * 3)
+    assert plan.figures["trainable_parameters"].value == blocks + 8 * (4096 + 128256)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_no_plan_asks_a_runtime_for_more_than_it_loads(runtime: Runtime) -> None:
+    limits = RUNTIMES[runtime]
+    spec = Spec.model_validate(
+        {
+            "model": "smollm2-135m",
+            "task": "causal_lm",
+            "vram_gib": 16,
+            "serving": {"runtime": runtime},
+        }
+    )
+    for found in search(resolve(spec)).candidates:
+        assert found.form.format in limits.formats
+        assert found.form.export in limits.exports
+        if limits.pairs_only and found.form.export == "unmerged":
+            assert found.adapter.method.name not in ("dora", "vera", "ia3")
+
+
+def test_self_reported_gains_count_less() -> None:
+    rows = [row for row in evidence() if row["method"] == "pissa"]
+    plain_mean = sum(row["points"] for row in rows) / len(rows)
+    found = method_quality("pissa")
+    assert found is not None
+    assert 0 < found.points < plain_mean / 3
+
+
+def test_a_method_without_evidence_is_not_ranked() -> None:
+    assert method_quality("lora") is not None
+    assert {row["method"] for row in evidence()} <= {
+        "dora", "full", "ia3", "lora_plus", "pissa", "rslora", "vera",
+    }  # fmt: skip
