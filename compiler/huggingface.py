@@ -7,7 +7,7 @@ how training and inference captures meet; export/inference_forms.py has the infe
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -106,11 +106,7 @@ class MeanPoolClassifier(Adopted):
 
 def load_causal_lm(folder: Path) -> PreTrainedModel:
     """The model in eval mode, frozen, float32; raises UsageError or IncompatibleError."""
-    config = read_config(folder)
-    weight_files(folder)
-    model, missing = _load(AutoModelForCausalLM, folder, config)
-    _refuse_missing(folder, missing)
-    return model
+    return _load(AutoModelForCausalLM, folder, read_config(folder), lambda model: ())
 
 
 def load_encoder(folder: Path, labels: int) -> MeanPoolClassifier | SequenceClassifier:
@@ -120,17 +116,15 @@ def load_encoder(folder: Path, labels: int) -> MeanPoolClassifier | SequenceClas
     other one is mean-pooled. Tenants bring the classifier, so the base one carries no labels.
     """
     config = read_config(folder)
-    weight_files(folder)
     module: MeanPoolClassifier | SequenceClassifier
     if any("ForSequenceClassification" in name for name in config.get("architectures") or ()):
-        options = {"num_labels": labels, "ignore_mismatched_sizes": True}
-        model, missing = _load(AutoModelForSequenceClassification, folder, config, **options)
-        module, unused = SequenceClassifier(model), classifier_name(model)
+        factory = AutoModelForSequenceClassification
+        module = SequenceClassifier(
+            _load(factory, folder, config, lambda m: (classifier_name(m),), num_labels=labels)
+        )
     else:
-        model, missing = _load(AutoModel, folder, config)
-        width = model.config.get_text_config().hidden_size
-        module, unused = MeanPoolClassifier(model, width, labels), "pooler"
-    _refuse_missing(folder, [name for name in missing if not name.startswith(f"{unused}.")])
+        model = _load(AutoModel, folder, config, lambda model: ("pooler",))
+        module = MeanPoolClassifier(model, model.config.get_text_config().hidden_size, labels)
     for parameter in module.get_submodule(classifier_name(module)).parameters():
         nn.init.zeros_(parameter)
     return module.eval().requires_grad_(requires_grad=False)
@@ -212,9 +206,14 @@ def base_digest(folder: Path) -> str:
 
 
 def _load(
-    factory: type[Any], folder: Path, config: dict[str, Any], **options: object
-) -> tuple[PreTrainedModel, list[str]]:
-    """The model and the names of the tensors that its weight files lack."""
+    factory: type[Any],
+    folder: Path,
+    config: dict[str, Any],
+    unused: Callable[[PreTrainedModel], tuple[str, ...]],
+    **options: object,
+) -> PreTrainedModel:
+    """The model; `unused` names its parts whose weights the files need not hold."""
+    weight_files(folder)
     with _quiet():
         try:
             model, info = factory.from_pretrained(
@@ -225,6 +224,7 @@ def _load(
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **options,
             )
         except SafetensorError as error:
@@ -234,15 +234,23 @@ def _load(
             raise IncompatibleError(
                 f"transformers cannot load the '{name}' model in '{folder}': {error}"
             ) from error
-    frozen = model.eval().requires_grad_(requires_grad=False)
-    return frozen, sorted(info["missing_keys"])
+    _check_complete(folder, info, tuple(f"{part}." for part in unused(model)))
+    return cast(PreTrainedModel, model.eval().requires_grad_(requires_grad=False))
 
 
-def _refuse_missing(folder: Path, missing: list[str]) -> None:
+def _check_complete(folder: Path, info: dict[str, Any], unused: tuple[str, ...]) -> None:
+    """What the files lack would be random numbers, and nothing would say so."""
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(unused))
     if missing:
         raise IncompatibleError(
             f"the weights in '{folder}' lack {len(missing)} tensors of the model: {missing[0]}"
         )
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        if not name.startswith(unused):
+            raise IncompatibleError(
+                f"'{name}' in '{folder}' is of another shape than the config says: "
+                f"{list(found)}, not {list(expected)}"
+            )
 
 
 @contextmanager

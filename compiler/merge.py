@@ -71,7 +71,7 @@ def merge(folder: Path, tenant: str, out: Path, *, replace: bool = False) -> dic
 
 def fold_row(lowered: LoweredSite, weight: Floats) -> tuple[Floats, Floats | None]:
     """The merged weight [out, in] and the shift [out] of the bias, if there is one."""
-    folded = weight
+    folded: Floats = weight
     if lowered.input_scale is not None:
         folded = folded * lowered.input_scale
     if lowered.output_scale is not None:
@@ -80,7 +80,7 @@ def fold_row(lowered: LoweredSite, weight: Floats) -> tuple[Floats, Floats | Non
         b = lowered.b if lowered.latent_scale is None else lowered.b * lowered.latent_scale
         if lowered.pair_scale is not None:
             b = b * lowered.pair_scale[:, None]
-        folded = folded + b @ lowered.a
+        folded = folded + np.asarray(b @ lowered.a, np.float32)
     return np.ascontiguousarray(folded, np.float32), lowered.output_shift
 
 
@@ -124,7 +124,7 @@ def _tensor(value: ir.Value) -> torch.Tensor:
         raise IncompatibleError(f"initializer '{value.name}' has no data")
     if value.dtype == ir.DataType.BFLOAT16:
         bits = np.frombuffer(value.const_value.tobytes(), np.int16).copy()
-        return torch.from_numpy(bits).view(torch.bfloat16).view(tuple(value.const_value.shape))
+        return torch.from_numpy(bits).view(torch.bfloat16).view(value.const_value.shape.numpy())
     return torch.from_numpy(np.array(value.const_value.numpy()))
 
 

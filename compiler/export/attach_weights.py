@@ -13,7 +13,8 @@ import onnx_ir as ir
 import torch
 from onnx_ir.convenience import replace_nodes_and_values
 
-from compiler.export.skeleton import DOMAIN, SkeletonLinear, linears, parameters
+from compiler.export.export_onnx import DOMAIN
+from compiler.export.skeleton import SkeletonLinear, linears, parameters
 from compiler.quantized import BLOCK_SIZE, QuantizedWeight, arrays
 from planner.errors import IncompatibleError
 from planner.method import Target
@@ -186,6 +187,9 @@ def _attach_others(attachment: Attachment) -> None:
         if not value.uses():
             continue
         tensor = _dense(name, weight_of(attachment.weights, names))
+        if not tensor.is_floating_point():
+            _inline(graph, value, tensor)
+            continue
         narrow = tensor.dtype == torch.bfloat16 and _only_gathered(value)
         # What a linear stored in bfloat16 is stored again for any other operator.
         taken = name in attachment.stored and attachment.stored[name][1].dtype == torch.bfloat16
@@ -196,6 +200,12 @@ def _attach_others(attachment: Attachment) -> None:
         if narrow:
             for gather in gathers:
                 _cast_output(graph, gather)
+
+
+def _inline(graph: ir.Graph, value: ir.Value, tensor: torch.Tensor) -> None:
+    """A count or an index table stays in the graph file, in its own type."""
+    value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+    graph.register_initializer(value)
 
 
 def _dense(name: str, weight: Weight) -> torch.Tensor:

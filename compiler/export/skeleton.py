@@ -10,30 +10,23 @@ import json
 import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.convenience import replace_nodes_and_values
-from onnxscript.values import Opset
 
-from compiler.export.form import Form, Port, dynamic_shapes, parameter_names
+from compiler.export.export_onnx import LINEAR, export_onnx
+from compiler.export.form import Form, Port, parameter_names
 from compiler.export.repeat_layers import Declined, check_alike, repeat_layers
 from compiler.export.simplify_graph import simplify_graph
 from planner.errors import ParetuneError
 
 logger = logging.getLogger(__name__)
 
-DOMAIN = "ai.paretune"
-OPSET = 23
-LINEAR = "Linear"
 ALIASES = "paretune.parameters"
 """Metadata key: JSON of every parameter's names, by the name it has in the graph."""
 
@@ -116,7 +109,7 @@ def _repeated(form: Form) -> ir.Model | None:
 
 
 def _simplified(form: Form) -> ir.Model:
-    model = _exported(form)
+    model = export_onnx(form)
     names = parameter_names(form.module)
     _parameters_to_inputs(model, names)
     _name_ports(model.graph, form)
@@ -148,68 +141,14 @@ def _skeleton_linear(node: ir.Node, names: Mapping[str, list[str]]) -> SkeletonL
 
 def _digest(key: Mapping[str, object]) -> str:
     packages = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    folder = Path(__file__).parent
+    sources = [*sorted(folder.glob("*.py")), folder.parent / "huggingface.py"]
     parts = {
         "key": key,
         "versions": {name: version(name) for name in packages},
         "sources": [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _exported(form: Form) -> ir.Model:
-    _register_linear()
-    paretune = Opset(DOMAIN, 1)
-
-    def linear(x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> ir.Value:
-        inputs = (x, weight) if bias is None else (x, weight, bias)
-        return cast(ir.Value, paretune.Linear(*inputs))
-
-    module = form.module.eval().requires_grad_(requires_grad=False)
-    with _quiet(), torch.no_grad():
-        try:
-            captured = torch.export.export(
-                module, form.example, dynamic_shapes=dynamic_shapes(form), strict=False
-            )
-            program = torch.onnx.export(
-                captured,
-                dynamo=True,
-                opset_version=OPSET,
-                custom_translation_table={torch.ops.aten.linear.default: linear},
-                optimize=False,
-                verbose=False,
-            )
-        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise ParetuneError(
-                f"{type(module).__name__} cannot be exported to ONNX: {reason}",
-                hint="the module's forward must be free of data-dependent Python control flow",
-            ) from error
-    if program is None:
-        raise ParetuneError(f"{type(module).__name__} cannot be exported to ONNX")
-    return program.model
-
-
-def _register_linear() -> None:
-    if onnx.defs.has(LINEAR, DOMAIN):
-        return
-    parameter = onnx.defs.OpSchema.FormalParameter
-    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
-    onnx.defs.register_schema(
-        onnx.defs.OpSchema(
-            LINEAR,
-            DOMAIN,
-            1,
-            doc="y = x weight^T + bias, as torch.nn.functional.linear.",
-            inputs=[
-                parameter("x", "T"),
-                parameter("weight", "T"),
-                parameter("bias", "T", param_option=optional),
-            ],
-            outputs=[parameter("y", "T")],
-            type_constraints=[("T", ["tensor(float)"], "float32")],
-        )
-    )
 
 
 def _parameters_to_inputs(model: ir.Model, names: Mapping[str, tuple[str, ...]]) -> None:
@@ -285,17 +224,3 @@ def _stripped(model: ir.Model) -> ir.Model:
     model.graph.name = "paretune"
     model.producer_name, model.producer_version = "paretune", None
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter logs and warns about itself; its errors are raised all the same."""
-    exporter_logger = logging.getLogger("torch.onnx")
-    level = exporter_logger.level
-    exporter_logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        exporter_logger.setLevel(level)
