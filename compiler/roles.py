@@ -36,15 +36,18 @@ Nodes = set[fx.Node]
 
 
 def targets(graph: Graph) -> tuple[Target, ...]:
-    """Every linear of the graph with its role; one target per weight, in execution order."""
+    """Every linear of the graph with its role; one target per weight, in execution order.
+
+    A weight that is used twice has the first role that says more than "linear".
+    """
     found = linears(graph)
     nodes = {linear.node for linear in found}
     named: dict[str, Target] = {}
     for linear in found:
         role = _role(graph, nodes, linear)
-        named.setdefault(
-            linear.name, Target(linear.name, role, linear.out_features, linear.in_features)
-        )
+        known = named.get(linear.name)
+        if known is None or known.role == "linear":
+            named[linear.name] = Target(linear.name, role, linear.out_features, linear.in_features)
     return tuple(named.values())
 
 

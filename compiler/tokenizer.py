@@ -18,8 +18,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from planner.errors import UsageError
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""What `load` reads of a folder besides config.json; only the first must exist."""
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+"""What `load` reads besides config.json and generation_config.json; only the first must exist."""
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
@@ -51,7 +56,7 @@ class Tokenizer:
             return list(encoding.ids)
         body = self.backend.encode(text, add_special_tokens=False)
         added = self.backend.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
-        body.truncate(max_length - added)
+        body.truncate(max(max_length - added, 0))
         if not special_tokens:
             return list(body.ids)
         return list(self.backend.post_process(body, add_special_tokens=True).ids)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
@@ -42,10 +41,13 @@ class Start:
 
 @dataclass(frozen=True)
 class TrainingGraph:
-    """`parameters` are the trained fp32 masters by adapter key; `loss` sums over a batch."""
+    """`parameters` are the trained fp32 masters by adapter key; `loss` sums over a batch.
+
+    `head` [vocabulary, hidden] is what the graph was cut before, or None.
+    """
 
     graph: Graph
-    head: str | None
+    head: torch.Tensor | None
     parameters: Mapping[str, nn.Parameter]
     learning_rate_multipliers: Mapping[str, float]
 
@@ -57,9 +59,7 @@ class TrainingGraph:
         hidden = self.graph.module(batch.input_ids)
         if self.head is None:
             return _logits_loss(hidden, batch.labels)
-        head = self.parameters.get(self.head)
-        weight = attribute(self.graph.module, self.head) if head is None else head.to(hidden.dtype)
-        return causal_lm_loss(hidden, weight, batch.labels)
+        return causal_lm_loss(hidden, self.head.to(hidden.dtype), batch.labels)
 
 
 def start(base: Base, candidate: Candidate, labels: int | None, seed: int) -> Start:
@@ -106,16 +106,18 @@ def training_graph(
     parameters = dict(adapted.trainable)
     if begin.site is not None:
         parameters |= train_classifier(current, begin.site, begin.head)
+    path = headless.weight
+    head = None if path is None else attribute(graph.module, path)
     if begin.owned.method.trains_base:
-        path = headless.weight
-        head = cast(nn.Parameter, attribute(graph.module, path)) if path else None
         parameters |= train_base(current, head, path)
+        head = None if path is None else parameters[path]
     if base.quantized:
         current = quantize_base(current, base.quantized, dtype)
     if candidate.checkpointing == "block":
         current = checkpoint_blocks(current)
     current.module.to(device)
-    return TrainingGraph(current, headless.weight, parameters, adapted.learning_rate_multipliers)
+    head = None if head is None else head.to(device)
+    return TrainingGraph(current, head, parameters, adapted.learning_rate_multipliers)
 
 
 def reference_graph(base: Base, begin: Start | None) -> Graph:

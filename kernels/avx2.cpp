@@ -307,6 +307,7 @@ const Variant kAvx2 = {
     load_int8,
     quantize_row_generic<false>,
     multiply_int8,
+    nullptr,
     latent_generic<Lanes>,
     finish_generic<Lanes>,
 };

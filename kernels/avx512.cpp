@@ -145,12 +145,23 @@ void load_codes(const uint8_t* codes, size_t stride, int available, int depth,
   }
 }
 
+// Four-bit codes to the int8 table, moved up by 128: VNNI multiplies unsigned by signed.
+struct Lookup {
+  __m512i table;
+  __m512i low;
+  explicit Lookup(const int8_t* entries)
+      : table(_mm512_broadcast_i32x4(_mm_xor_si128(
+            load128(reinterpret_cast<const uint8_t*>(entries)), _mm_set1_epi8(-128)))),
+        low(_mm512_set1_epi8(15)) {}
+  inline __m512i odd(__m512i codes) const {
+    return _mm512_shuffle_epi8(table, _mm512_and_si512(codes, low));
+  }
+  inline __m512i even(__m512i codes) const { return odd(_mm512_srli_epi16(codes, 4)); }
+};
+
 void load_int8(const uint8_t* codes, size_t stride, int available, int blocks, const int8_t* table,
                uint8_t* panel) {
-  const __m128i unsigned_table =
-      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)), _mm_set1_epi8(-128));
-  const __m512i lookup = _mm512_broadcast_i32x4(unsigned_table);
-  const __m512i low = _mm512_set1_epi8(15);
+  const Lookup lookup(table);
   for (int start = 0; start < kColumns; start += kHalf) {
     const int first = start < available ? start : 0;
     const HalfPanel half = half_panel(codes + first * stride, stride, available - first);
@@ -159,10 +170,8 @@ void load_int8(const uint8_t* codes, size_t stride, int available, int blocks, c
       __m512i words[8];
       load_words<2>(half, block * (kBlock / 2), words);
       for (int d = 0; d < 8; ++d) {
-        const __m512i even = _mm512_and_si512(_mm512_srli_epi16(words[d], 4), low);
-        const __m512i odd = _mm512_and_si512(words[d], low);
-        _mm512_store_si512(to, _mm512_shuffle_epi8(lookup, even));
-        _mm512_store_si512(to + kColumns * 4, _mm512_shuffle_epi8(lookup, odd));
+        _mm512_store_si512(to, lookup.even(words[d]));
+        _mm512_store_si512(to + kColumns * 4, lookup.odd(words[d]));
         to += 2 * kColumns * 4;
       }
     }
@@ -214,6 +223,17 @@ inline void add_dot(__m512i& sum, __m512i weight, __m512i value) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(value));
 }
 
+// What one block adds to one row: its integer sums, the outlier's second digit, and the scales.
+inline __m512 add_block(__m512 total, const BlockHeader& header, __m512i sum, __m512i outlier,
+                        const float* scales) {
+  const __m512i part = _mm512_dpbusd_epi32(_mm512_set1_epi32(header.outlier_correction), outlier,
+                                           _mm512_set1_epi32(header.outlier_high));
+  sum = _mm512_add_epi32(sum, _mm512_slli_epi32(part, 7));
+  const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(header.scale),
+                                       _mm512_set1_ps(header.offset));
+  return _mm512_fmadd_ps(value, _mm512_loadu_ps(scales), total);
+}
+
 template <int R>
 void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* headers,
                         const uint8_t* panel, const float* scales, bool first, float* y,
@@ -247,17 +267,10 @@ void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* he
     }
     PARETUNE_UNROLL
     for (int r = 0; r < R; ++r) {
-      const BlockHeader& header = headers[r];
-      const uint8_t* outlier = panel + header.outlier_word * kWordBytes;
-      const __m512i high = _mm512_set1_epi32(header.outlier_high);
-      const __m512i undo = _mm512_set1_epi32(header.outlier_correction);
-      const __m512 scale = _mm512_set1_ps(header.scale);
-      const __m512 offset = _mm512_set1_ps(header.offset);
+      const uint8_t* outlier = panel + headers[r].outlier_word * kWordBytes;
       for (int v = 0; v < 2; ++v) {
-        const __m512i part = _mm512_dpbusd_epi32(undo, _mm512_load_si512(outlier + v * 64), high);
-        const __m512i sum = _mm512_add_epi32(sums[r][v], _mm512_slli_epi32(part, 7));
-        const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, offset);
-        totals[r][v] = _mm512_fmadd_ps(value, _mm512_loadu_ps(scales + v * kHalf), totals[r][v]);
+        totals[r][v] = add_block(totals[r][v], headers[r], sums[r][v],
+                                 _mm512_load_si512(outlier + v * 64), scales + v * kHalf);
       }
     }
     words += kBlockWords * R;
@@ -270,6 +283,38 @@ void multiply_int8_rows(int blocks, const uint32_t* words, const BlockHeader* he
     for (int v = 0; v < 2; ++v) {
       _mm512_mask_storeu_ps(y + r * y_stride + v * kHalf, masks.half[v], totals[r][v]);
     }
+  }
+}
+
+// The integer sums of a block are exact in any order, so this gives the bits of load_int8 followed
+// by multiply_int8_rows<1>; one row does not repay the detour through a panel in memory.
+void multiply_codes(const uint8_t* codes, size_t stride, int available, int64_t blocks,
+                    const int8_t* table, const uint32_t* words, const BlockHeader* headers,
+                    const float* scales, float* y) {
+  const Lookup lookup(table);
+  const Masks masks = column_masks(available);
+  for (int start = 0; start < available; start += kHalf) {
+    const HalfPanel half = half_panel(codes + start * stride, stride, available - start);
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t block = 0; block < blocks; ++block) {
+      const BlockHeader& header = headers[block];
+      const uint32_t* x = words + block * kBlockWords;
+      __m512i code[8];
+      load_words<2>(half, block * (kBlock / 2), code);
+      __m512i even = _mm512_set1_epi32(header.correction);
+      __m512i odd = _mm512_setzero_si512();
+      for (int d = 0; d < 8; ++d) {
+        add_dot(even, lookup.even(code[d]), _mm512_set1_epi32(static_cast<int>(x[2 * d])));
+        add_dot(odd, lookup.odd(code[d]), _mm512_set1_epi32(static_cast<int>(x[2 * d + 1])));
+      }
+      alignas(64) __m512i kept[8];
+      for (int d = 0; d < 8; ++d) kept[d] = code[d];
+      const __m512i near = kept[header.outlier_word / 2];
+      const __m512i outlier = header.outlier_word % 2 == 0 ? lookup.even(near) : lookup.odd(near);
+      total = add_block(total, header, _mm512_add_epi32(even, odd), outlier,
+                        scales + block * kColumns + start);
+    }
+    _mm512_mask_storeu_ps(y + start, masks.half[start / kHalf], total);
   }
 }
 

@@ -165,6 +165,7 @@ const Variant kPortable = {
     load_int8,
     quantize_row_generic<false>,
     multiply_int8,
+    nullptr,
     latent_generic<Lanes>,
     finish_generic<Lanes>,
 };

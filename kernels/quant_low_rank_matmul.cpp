@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kFastBlocks = 8;       // blocks per panel in fast mode
 constexpr int64_t kStripColumns = 128;   // reuses a tile of x while it is in cache
-constexpr int64_t kSerialWork = 200000;  // multiply-adds below which waking threads costs more
+constexpr int64_t kSerialWork = 400000;  // multiply-adds below which waking threads costs more
 constexpr int64_t kResidentFloats = 128 * 1024;  // activations that stay in the second-level cache
 
 template <typename T>
@@ -212,11 +212,23 @@ void fast_panel(const Run& run, int64_t column, int64_t k) {
   }
 }
 
-void second_phase(void* user, size_t index) {
-  const Run& run = *static_cast<Run*>(user);
+// The columns of one panel for a batch of one row.
+void single_row_panel(const Run& run, int64_t column) {
+  const Weight& weight = run.weight;
+  const int64_t blocks = run.k / kBlock;
+  const int available = static_cast<int>(std::min<int64_t>(run.variant.columns, run.n - column));
+  run.variant.multiply_codes(static_cast<const uint8_t*>(weight.data) + column * (run.k / 2),
+                             run.k / 2, available, blocks, weight.integer.table, run.words.get(),
+                             run.headers.get(), weight.scales.data() + column * blocks,
+                             run.problem.y + column);
+}
+
+void multiply_strip(const Run& run, int64_t begin, int64_t end) {
   const int64_t columns = run.variant.columns;
-  const int64_t begin = static_cast<int64_t>(index) * run.strip;
-  const int64_t end = std::min(begin + run.strip, run.n);
+  if (run.integers && run.problem.rows == 1 && run.variant.multiply_codes != nullptr) {
+    for (int64_t column = begin; column < end; column += columns) single_row_panel(run, column);
+    return;
+  }
   const int64_t depth = run.integers ? kFastBlocks * kBlock : kExactDepth;
   // While the activations fit in cache, walk each weight row to its end; otherwise keep one slice
   // of them there for all panels of the strip.
@@ -229,6 +241,13 @@ void second_phase(void* user, size_t index) {
       }
     }
   }
+}
+
+void second_phase(void* user, size_t index) {
+  const Run& run = *static_cast<Run*>(user);
+  const int64_t begin = static_cast<int64_t>(index) * run.strip;
+  const int64_t end = std::min(begin + run.strip, run.n);
+  multiply_strip(run, begin, end);
   for (int64_t row = 0; row < run.problem.rows; ++row) {
     const Update& update = run.update(row);
     const float* latent = update.rank == 0 ? nullptr : run.latent.get() + run.latent_start[row];
@@ -266,12 +285,16 @@ void quant_low_rank_matmul(const Problem& problem, const Pool& pool) {
           Buffer<uint32_t>(integers ? elements / 4 : 0),
           Buffer<BlockHeader>(integers ? elements / kBlock : 0),
           Buffer<float>(latent_count)};
-  const bool serial = elements * weight.out_features < kSerialWork;
-  const Pool inline_pool = {nullptr, run_serially};
-  const Pool& chosen = serial ? inline_pool : pool;
-  chosen.run(chosen.host, first_phase, run.tiles.size() + run.jobs.size(), &run);
-  const size_t strips = static_cast<size_t>((run.n + run.strip - 1) / run.strip);
-  chosen.run(chosen.host, second_phase, strips, &run);
+  const auto launch = [&](void (*task)(void*, size_t), size_t total, int64_t work) {
+    const Pool inline_pool = {nullptr, run_serially};
+    const Pool& chosen = work < kSerialWork ? inline_pool : pool;
+    chosen.run(chosen.host, task, total, &run);
+  };
+  // Packing a value costs about as much as four multiply-adds.
+  const int64_t first_work = 4 * elements + latent_count * weight.in_features;
+  launch(first_phase, run.tiles.size() + run.jobs.size(), first_work);
+  const int64_t strips = (run.n + run.strip - 1) / run.strip;
+  launch(second_phase, static_cast<size_t>(strips), elements * weight.out_features);
 }
 
 }  // namespace paretune

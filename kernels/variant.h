@@ -78,6 +78,12 @@ struct Variant {
                         const uint8_t* panel, const float* scales, bool first, float* y,
                         size_t y_stride, int available);
 
+  // load_int8 and multiply_int8 in one for a single row, over all blocks of the row; the same bits.
+  // Null: the variant gains nothing by it.
+  void (*multiply_codes)(const uint8_t* codes, size_t stride, int available, int64_t blocks,
+                         const int8_t* table, const uint32_t* words, const BlockHeader* headers,
+                         const float* scales, float* y);
+
   void (*latent)(const Update& update, int64_t first_rank, int64_t ranks, const float* x,
                  int64_t in_features, float* h);
   void (*finish)(const Finish& finish, float* y);

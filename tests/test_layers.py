@@ -104,6 +104,10 @@ def test_serving_and_planning_reach_no_heavy_package(name: str) -> None:
     assert reached(name) == {}
 
 
+def test_building_does_reach_torch() -> None:
+    assert "torch" in {name.split(".")[0] for name in reached("compiler.build")}
+
+
 @pytest.mark.parametrize("name", ["planner", "compiler.session", "compiler.cli"])
 def test_importing_loads_no_heavy_package(name: str) -> None:
     code = f"import {name}, sys; print(*({HEAVY!r} & set(sys.modules)))"

@@ -23,7 +23,7 @@ KINDS = {
     list: "a list",
     dict: "an object",
 }
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,17 @@ def message(turn: Line, role_key: str, content_key: str) -> Message:
 
 
 def chat(line: Line) -> Content:
-    return Chat(conversation(line, "messages", "role", "content"))
+    return Chat(after_system(line, conversation(line, "messages", "role", "content")))
 
 
 def sharegpt(line: Line) -> Content:
-    messages = conversation(line, "conversations", "from", "value")
+    return Chat(after_system(line, conversation(line, "conversations", "from", "value")))
+
+
+def after_system(line: Line, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Messages after the line's own system prompt, where it has one."""
     system = optional(line, "system")
-    if system is not None:
-        messages = (Message("system", system), *messages)
-    return Chat(messages)
+    return messages if system is None else (Message("system", system), *messages)
 
 
 def instruction(line: Line) -> Content:
@@ -120,7 +122,11 @@ def instruction(line: Line) -> Content:
 
 
 def completion(line: Line) -> Content:
-    return Completion(prompt=text(line, "prompt"), completion=text(line, "completion"))
+    return Completion(
+        prompt=text(line, "prompt"),
+        completion=text(line, "completion"),
+        system=optional(line, "system"),
+    )
 
 
 def labelled(line: Line) -> Content:
@@ -165,4 +171,5 @@ def format_of(line: Line) -> Format:
         near = get_close_matches(key, known, n=1)
         if near:
             raise BadLine(f"unknown key '{key}'; did you mean '{near[0]}'?")
-    raise BadLine(f"no known format has the keys {sorted(line)}")
+    formats = ", ".join("/".join(candidate.keys) for candidate in FORMATS)
+    raise BadLine(f"no format has the keys {', '.join(sorted(line))}; formats are {formats}")

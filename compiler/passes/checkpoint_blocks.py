@@ -51,7 +51,7 @@ def _assign_blocks(graph: Graph) -> dict[fx.Node, int]:
     nodes = list(graph.module.graph.nodes)
     attentions = sum(node.target is ATTENTION for node in nodes)
     total = sum(node.target in LINEARS for node in nodes)
-    size = -(-total // attentions) if attentions else LINEARS_WITHOUT_ATTENTION
+    size = total // attentions if attentions else LINEARS_WITHOUT_ATTENTION
     blocks: dict[fx.Node, int] = {}
     block = held = 0
     for node, alone in zip(nodes, _alone(graph, nodes), strict=True):

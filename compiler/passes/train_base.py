@@ -9,11 +9,11 @@ MASTERS = "masters"
 
 
 def train_base(
-    graph: Graph, head: nn.Parameter | None, path: str | None
+    graph: Graph, head: torch.Tensor | None, head_path: str | None
 ) -> dict[str, nn.Parameter]:
     """Make every frozen parameter trainable, for full fine-tuning; returns the copies by path.
 
-    `head` is the parameter at `path` that the loss reads and the graph need not.
+    `head` is the tensor at `head_path` that the loss reads and the graph need not.
     """
     holder = nn.Module()
     graph.module.add_submodule(MASTERS, holder)
@@ -36,7 +36,8 @@ def train_base(
             node.replace_all_uses_with(
                 cast, delete_user_cb=lambda user, cast=cast: user is not cast
             )
-    if head is not None and path is not None and path not in trained:
-        trained[path] = nn.Parameter(head.detach().to(torch.float32, copy=True))
+    if head is not None and head_path is not None and head_path not in trained:
+        trained[head_path] = nn.Parameter(head.detach().to(torch.float32, copy=True))
+        holder.register_parameter(head_path.replace(".", "/"), trained[head_path])
     rebuilt(graph)
     return trained

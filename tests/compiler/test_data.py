@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -22,6 +22,7 @@ from compiler.data import (
     read,
     split,
 )
+from compiler.data.encode import prompt_of
 from compiler.data.problems import SHOWN
 from compiler.data.record import Message
 from compiler.tokenizer import Tokenizer, load
@@ -84,6 +85,7 @@ WriteTokenizer = Callable[..., Path]
             Completion("Add", "3", separator="\n\n"),
         ),
         (PAIR, Completion("p", "c")),
+        ({**PAIR, "system": "S"}, Completion("p", "c", system="S")),
         ({"text": "running"}, Text("running")),
     ],
 )
@@ -114,7 +116,7 @@ def test_blank_lines_byte_order_mark_and_windows_line_ends_are_skipped(write: Wr
         ([1], "a list, not an object"),
         (None, "null, not an object"),
         ("text", "a string, not an object"),
-        ({}, r"no known format has the keys \[\]"),
+        ({"q": "", "a": ""}, "no format has the keys a, q; formats are messages, conversations,"),
         ({"prompt": "p"}, "prompt/completion line has no 'completion'"),
         ({"instruction": "i", "input": "x"}, "instruction/output line has no 'output'"),
         ({"mesages": []}, "unknown key 'mesages'; did you mean 'messages'?"),
@@ -397,7 +399,6 @@ def test_split_of_one_prompt_is_a_usage_error() -> None:
         split(examples_of([1, 1], [0, 0]), 0.5, seed=0)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 50), min_size=1, max_size=120),
     st.integers(1, 9),
@@ -442,7 +443,6 @@ def test_classes_batch_to_one_index_per_row() -> None:
     assert batch.input_ids.shape == (2, 4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(2, 16), min_size=1, max_size=60))
 def test_packing_keeps_examples_whole_and_untrained_at_their_start(lengths: list[int]) -> None:
     examples = examples_of(lengths)
@@ -455,3 +455,23 @@ def test_packing_keeps_examples_whole_and_untrained_at_their_start(lengths: list
     for row in rows:
         starts = np.flatnonzero(np.diff(row.input_ids)) + 1
         assert np.array_equal(np.flatnonzero(row.labels == IGNORED), starts)
+
+
+TENANTS = {
+    "definitions": "causal_lm",
+    "faq": "causal_lm",
+    "tweets": "sequence_classification",
+    "topics": "sequence_classification",
+    "spam": "sequence_classification",
+}
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_real_data_reads_and_holds_out_what_it_does_not_train(data: Path, tenant: str) -> None:
+    train, held_out = (
+        {prompt_of(record.content) for record in read(data / name, TENANTS[tenant])}
+        for name in (f"{tenant}.train.jsonl", f"{tenant}.held_out.jsonl")
+    )
+    assert train
+    assert held_out
+    assert not train & held_out
