@@ -100,17 +100,18 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Captured:
 
 
 class Scorer(nn.Module):
-    """A model of nobody's library: two linears, a buffer, and a linear whose weight is computed."""
+    """A model of nobody's library: two linears, buffers, and a linear whose weight is computed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(24, 40)
         self.second = nn.Linear(40, 8, bias=False)
         self.register_buffer("shift", torch.zeros(24))
+        self.register_buffer("order", torch.arange(24).flip(0))
         self.mixer = nn.Parameter(torch.zeros(8, 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.nn.functional.gelu(self.first(x + self.shift))
+        hidden = torch.nn.functional.gelu(self.first(x.index_select(2, self.order) + self.shift))
         return torch.nn.functional.linear(self.second(hidden), self.mixer @ self.mixer)
 
 
