@@ -157,12 +157,13 @@ def machine() -> dict[str, str]:
     lines = info.read_text().splitlines() if info.exists() else []
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     names = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = names.get("flags", "").split()
+    flags = set(names.get("flags", "").split())
+    best = "avx512" if {"avx512bw", "avx512_vnni"} <= flags else "portable"
+    best = "avx2" if best == "portable" and {"avx2", "fma"} <= flags else best
     return {
         "processor": names.get("model name", platform.processor()),
         "cores": str(os.cpu_count()),
-        "isa": os.environ.get("PARETUNE_ISA", "chosen at run time"),
-        "extensions": " ".join(f for f in flags if f in ("avx2", "avx512_vnni", "amx_int8")),
+        "isa": os.environ.get("PARETUNE_ISA", best),
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
     }

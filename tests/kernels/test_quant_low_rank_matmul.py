@@ -284,6 +284,11 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_number_of_threads(
     assert np.array_equal(np.concatenate(alone), y)
     first_position = run(session, np.ascontiguousarray(x[:, :1]), bank.array, slots)
     assert np.array_equal(first_position, y[:, :1])
+    single = [
+        run(session, np.ascontiguousarray(x[i : i + 1, :1]), bank.array, slots[i : i + 1])
+        for i in range(len(slots))
+    ]
+    assert np.array_equal(np.concatenate(single), first_position)
     order = rng.permutation(len(slots))
     assert np.array_equal(run(session, x[order], bank.array, slots[order]), y[order])
     for threads in (1, 5):
