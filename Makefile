@@ -46,8 +46,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A process a core, one thread each; a file's tests stay together, so its fixtures are made once.
 test: lint fixtures
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 demo: fixtures
 	$(BIN)/python tests/demo/demo.py
