@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compiler.artifact import write_durably
 from planner.errors import IncompatibleError
 from planner.method import Method, Target, model_dimensions, target_dimensions
 from planner.method import method as method_named
@@ -154,7 +155,7 @@ def save(adapter: Adapter, path: Path) -> None:
     )
     text = json.dumps(header.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in adapter.tensors.items()}
-    safetensors.numpy.save_file(tensors, path, metadata={METADATA: text})
+    write_durably(path, safetensors.numpy.save(tensors, metadata={METADATA: text}))
 
 
 def load(path: Path) -> Adapter:

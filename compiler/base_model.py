@@ -33,6 +33,11 @@ class Base:
     targets: tuple[Target, ...]
     quantized: Mapping[str, QuantizedWeight]
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths of the weights that take the format."""
+        return frozen_paths(self.graph, self.targets)
+
     def weight(self, name: str) -> torch.Tensor:
         """The dense weight [out, in] that the target of that name is served with, fp32."""
         path = next(line.weight for line in linears(self.graph) if line.name == name)
@@ -41,19 +46,34 @@ class Base:
         return attribute(self.graph.module, path)
 
 
-def load_base(folder: Path, task: str, weight_format: str, labels: int) -> Base:
-    """Capture a Hugging Face folder and freeze its weights in the format."""
+def frozen_paths(graph: Graph, found: Sequence[Target]) -> tuple[str, ...]:
+    names = {target.name for target in found if target.role in ALL_LINEAR}
+    return tuple(dict.fromkeys(line.weight for line in linears(graph) if line.name in names))
+
+
+def frozen_weights(base: Base) -> dict[str, torch.Tensor | QuantizedWeight]:
+    """Every parameter by name, as it is stored: the bits that were trained on."""
+    weights: dict[str, torch.Tensor | QuantizedWeight] = dict(base.graph.module.state_dict())
+    weights |= base.quantized
+    if base.format == "bf16":
+        for name in base.frozen:
+            weights[name] = attribute(base.graph.module, name).to(torch.bfloat16)
+    return weights
+
+
+def load_base(folder: Path, task: str, weight_format: str, labels: int, longest: int) -> Base:
+    """Capture a Hugging Face folder and freeze its weights in the format.
+
+    `longest` is the longest sequence that will be trained.
+    """
     module = load_module(folder, task, labels)
-    graph = captured(module, task)
+    graph = captured(module, task, longest)
     found = targets(graph)
-    frozen = {target.name for target in found if target.role in ALL_LINEAR}
     quantized: dict[str, QuantizedWeight] = {}
-    for linear in linears(graph):
-        if linear.name not in frozen:
-            continue
-        weight = attribute(graph.module, linear.weight)
+    for path in frozen_paths(graph, found):
+        weight = attribute(graph.module, path)
         if weight_format == "nf4":
-            quantized[linear.weight] = nf4.quantize(weight)
+            quantized[path] = nf4.quantize(weight)
         elif weight_format == "bf16":
             weight.data.copy_(weight.to(torch.bfloat16))
     return Base(task, weight_format, graph, found, quantized)
@@ -66,8 +86,8 @@ def load_module(folder: Path, task: str, labels: int) -> torch.nn.Module:
     return huggingface.load_encoder(folder, labels)
 
 
-def captured(module: torch.nn.Module, task: str) -> Graph:
-    """The training graph of a checkpoint's training form."""
+def captured(module: torch.nn.Module, task: str, longest: int) -> Graph:
+    """The training graph of a checkpoint's training form, for sequences up to `longest`."""
     ids = torch.zeros(EXAMPLE_SHAPE, dtype=torch.int64)
     if task == CAUSAL_LM:
         graph = capture(module, (ids,), {"input_ids": (0, 1)})
@@ -76,7 +96,7 @@ def captured(module: torch.nn.Module, task: str) -> Graph:
         graph = capture(
             module, (ids, torch.ones_like(ids)), {"input_ids": both, "attention_mask": both}
         )
-    return use_causal_attention(graph)
+    return use_causal_attention(graph, longest)
 
 
 def select(found: Sequence[Target], wanted: Sequence[str], method: Method) -> tuple[Target, ...]:
@@ -95,7 +115,12 @@ def select(found: Sequence[Target], wanted: Sequence[str], method: Method) -> tu
                 f"{', '.join(sorted({target.role for target in found}))}",
                 hint=f"did you mean '{near[0]}'?" if near else None,
             )
-        chosen |= {target.name: target for target in matching}
+        inner = [t for t in matching if t.role in ALL_LINEAR or method.trains_base]
+        if not inner:
+            raise UsageError(
+                f"the target '{entry}' is the model's {matching[0].role}, which is not adapted"
+            )
+        chosen |= {target.name: target for target in inner}
     adapted = tuple(
         target
         for target in found
@@ -114,5 +139,9 @@ def _matches(entry: str, target: Target) -> bool:
         return target.role in ALL_LINEAR
     if entry in ROLES:
         return target.role == entry
-    named = target.name == entry or target.name.endswith(f".{entry}")
-    return named or re.fullmatch(entry, target.name) is not None
+    if target.name == entry or target.name.endswith(f".{entry}"):
+        return True
+    try:
+        return re.fullmatch(entry, target.name) is not None
+    except re.error as error:
+        raise UsageError(f"the target '{entry}' is no pattern: {error}") from error

@@ -14,21 +14,28 @@ import torch
 
 from compiler import adapter as adapters
 from compiler import huggingface
-from compiler.artifact import check_vacant
+from compiler.artifact import check_vacant, verify
 from compiler.base_model import DTYPES, Base, captured, load_base, load_module
 from compiler.dataset import Dataset, read_datasets
 from compiler.export.assemble import assemble
 from compiler.graph import Graph
 from compiler.manifest import Manifest
 from compiler.request import Request
+from compiler.tokenizer import FILES as TEXTS
 from compiler.tokenizer import load as load_tokenizer
 from compiler.train import Job, report, train
 from compiler.training_graph import start, training_graph
-from compiler.workspace import Workspace, file_digest, open_workspace
+from compiler.workspace import (
+    Workspace,
+    file_digest,
+    is_finished,
+    open_workspace,
+    workspace_folder,
+)
 from planner.catalog import config_digest
 from planner.errors import DriftError, ParetuneError, UsageError
-from planner.method import method
-from planner.plan import Plan, digest
+from planner.method import Method, method
+from planner.plan import Candidate, digest
 
 SPARE_LABELS = 16
 """Rows of a shared classification head: tenants with up to as many labels can join later."""
@@ -45,13 +52,16 @@ def build(request: Request, say: Say) -> Manifest:
     with _disk_errors(request.out):
         plan = request.plan
         _check(request)
-        check_vacant(request.out, replace=request.replace)
         digests = {tenant: file_digest(path) for tenant, path in request.data.items()}
-        datasets = read_datasets(plan, request.data, digests, load_tokenizer(request.model))
         base_digest = huggingface.base_digest(request.model)
-        workspace = open_workspace(
-            request.out, _identity(plan, base_digest, digests), restart=request.restart
-        )
+        identity = _identity(request, base_digest, digests)
+        if is_finished(request.out, identity):
+            Workspace(workspace_folder(request.out)).remove()
+            return verify(request.out)
+        check_vacant(request.out, replace=request.replace)
+        datasets = read_datasets(plan, request.data, digests, load_tokenizer(request.model))
+        _check_vocabulary(request, datasets)
+        workspace = open_workspace(request.out, identity, restart=request.restart)
         base = _load(request, datasets, say)
         trained = _train_all(request, base, base_digest, datasets, workspace, say)
         manifest = assemble(request, base, base_digest, datasets, trained, say)
@@ -73,6 +83,8 @@ def _check(request: Request) -> None:
             hint="make a plan from this model's config.json",
         )
     chosen = method(plan.candidate.method)
+    _check_candidate(plan.candidate, chosen)
+    _check_length(plan.candidate.sequence_length, config)
     if plan.candidate.format not in chosen.formats:
         raise UsageError(
             f"{chosen.title} does not train on a base in {plan.candidate.format}; formats are "
@@ -87,10 +99,47 @@ def _check(request: Request) -> None:
         )
 
 
-def _identity(plan: Plan, base_digest: str, data: Mapping[str, str]) -> dict[str, object]:
+def _check_candidate(candidate: Candidate, chosen: Method) -> None:
+    """A method has a rank and an alpha, or it has none."""
+    for name, value, wanted in (
+        ("rank", candidate.rank, bool(chosen.ranks)),
+        ("alpha", candidate.alpha, chosen.scaling is not None),
+    ):
+        if wanted and value is None:
+            raise UsageError(f"{chosen.title} needs a value for candidate.{name}")
+        if value is not None and not wanted:
+            raise UsageError(
+                f"{chosen.title} has no {name}, but candidate.{name} is {value}",
+                hint=f"--set candidate.{name}=null",
+            )
+
+
+def _check_vocabulary(request: Request, datasets: tuple[Dataset, ...]) -> None:
+    size = huggingface.read_config(request.model).get("vocab_size")
+    for dataset in datasets:
+        largest = max(int(example.input_ids.max()) for example in dataset.train)
+        if isinstance(size, int) and largest >= size:
+            raise UsageError(
+                f"the tokenizer gives id {largest} for '{dataset.tenant}', but the model has "
+                f"{size} embeddings",
+                hint="use the tokenizer that belongs to the model",
+            )
+
+
+def _check_length(length: int, config: Mapping[str, object]) -> None:
+    limit = config.get("max_position_embeddings")
+    if isinstance(limit, int) and length > limit:
+        raise UsageError(
+            f"candidate.sequence_length is {length}, but the model has {limit} positions"
+        )
+
+
+def _identity(request: Request, base_digest: str, data: Mapping[str, str]) -> dict[str, object]:
+    texts = [name for name in TEXTS if (request.model / name).is_file()]
     return {
-        "plan": digest(plan),
+        "plan": digest(request.plan),
         "base": base_digest,
+        "tokenizer": {name: file_digest(request.model / name) for name in texts},
         "data": dict(sorted(data.items())),
         "versions": {name: version(name) for name in ("paretune", "torch", "transformers")},
         "threads": torch.get_num_threads(),
@@ -100,7 +149,9 @@ def _identity(plan: Plan, base_digest: str, data: Mapping[str, str]) -> dict[str
 def _load(request: Request, datasets: tuple[Dataset, ...], say: Say) -> Base:
     say(f"capturing {request.model}")
     labels = max([SPARE_LABELS, *(len(d.labels) for d in datasets if d.labels)])
-    base = load_base(request.model, request.plan.task, request.plan.candidate.format, labels)
+    plan = request.plan
+    longest = plan.candidate.sequence_length
+    base = load_base(request.model, plan.task, plan.candidate.format, labels, longest)
     say(f"found {len(base.targets)} linears: {_roles(base)}")
     return base
 
@@ -140,7 +191,7 @@ def _compute_graph(request: Request, base: Base) -> Graph:
         return base.graph
     labels = next((t.out_features for t in base.targets if t.role == "classifier"), 0)
     module = load_module(request.model, request.plan.task, labels).to(dtype)
-    return captured(module, request.plan.task)
+    return captured(module, request.plan.task, request.plan.candidate.sequence_length)
 
 
 def _train(

@@ -39,6 +39,10 @@ from compiler.tenants import bank_sites, read_row
 from planner.errors import IncompatibleError
 
 DRIFT_REPORT = "drift.json"
+LEFT_BEHIND = ("tenants", "model.onnx*", "parity.json", ".change-*")
+LARGEST_DRIFT = {"bf16": 2.0**-8, "nf4": 0.15}
+"""Rounding to 8 bits of mantissa; NF4 of Gaussian weights is off by 0.093 (QLoRA, section 3)."""
+
 BIAS = 7
 BANK_INPUTS = ("bank", "slot")
 EXACT_ERROR = 1e-3
@@ -58,7 +62,7 @@ def merge(folder: Path, tenant: str, out: Path, *, replace: bool = False) -> dic
         raise unknown_tenant(tenant, manifest.tenants)
     staging = staging_folder(out)
     shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(folder, staging, ignore=shutil.ignore_patterns("tenants", "model.onnx*"))
+    shutil.copytree(folder, staging, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
     lowered = unpack_row(bank_sites(manifest), read_row(folder, tenant))
     drift = _write_graph(folder, manifest, lowered, staging)
     merged = _manifest(manifest, tenant, staging)
@@ -103,7 +107,7 @@ def _write_graph(
                 stored = _stored(manifest, weight)
                 tensors |= _place(node, stored)
                 if manifest.format != "fp32":
-                    drift[name] = _relative_error(stored, weight)
+                    drift[name] = _checked_drift(name, stored, weight, manifest.format)
                 if shift is not None:
                     bias = base_bias(folder, manifest, name)
                     tensors |= _shift_bias(model, node, shift if bias is None else bias + shift)
@@ -168,6 +172,19 @@ def _shift_bias(model: ir.Model, node: ir.Node, bias: Floats) -> dict[str, torch
         node.resize_inputs(BIAS + 1)
         node.replace_input_with(BIAS, value)
     return {_name(node, BIAS): torch.from_numpy(np.asarray(bias, np.float32))}
+
+
+def _checked_drift(
+    name: str, stored: torch.Tensor | QuantizedWeight, weight: Floats, weight_format: str
+) -> float:
+    drift, limit = _relative_error(stored, weight), LARGEST_DRIFT[weight_format]
+    if drift > limit:
+        raise IncompatibleError(
+            f"merging moves '{name}' by {drift:.4f} when it is stored as {weight_format}, the "
+            f"limit is {limit:.4f}",
+            hint="serve the tenant unmerged, or merge it into an fp32 artifact",
+        )
+    return drift
 
 
 def _relative_error(stored: torch.Tensor | QuantizedWeight, weight: Floats) -> float:

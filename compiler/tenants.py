@@ -21,7 +21,6 @@ from compiler.artifact import (
     PENDING,
     file_record,
     read_manifest,
-    sync,
     write_durably,
     write_manifest,
 )
@@ -68,9 +67,6 @@ def write_tenant(
     folder.mkdir(parents=True)
     write_durably(folder / ROW, safetensors.numpy.save(row_tensors(pack_row(sites, lowered))))
     adapters.save(adapter, folder / ADAPTER)
-    # safetensors makes files that only their owner may read, yet another user may be the server.
-    shutil.copymode(folder / ROW, folder / ADAPTER)
-    sync(folder / ADAPTER)
 
 
 def describe(name: str, adapter: Adapter, order: int) -> TenantRecord:

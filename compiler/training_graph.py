@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compiler import nf4
 from compiler.adapter import Adapter, classifier_site
 from compiler.base_model import DTYPES, Base, select
 from compiler.data import IGNORED
@@ -17,6 +18,7 @@ from compiler.passes.insert_adapters import Tensors, insert_adapters
 from compiler.passes.quantize_base import quantize_base
 from compiler.passes.train_base import train_base
 from compiler.passes.train_classifier import initial_classifier, train_classifier
+from compiler.quantized import QuantizedWeight
 from compiler.train import TensorBatch, causal_lm_loss, classification_loss
 from planner.errors import IncompatibleError
 from planner.method import Target, method
@@ -115,9 +117,31 @@ def training_graph(
         current = quantize_base(current, base.quantized, dtype)
     if candidate.checkpointing == "block":
         current = checkpoint_blocks(current)
-    current.module.to(device)
+    current = on_device(current, device)
     head = None if head is None else head.to(device)
     return TrainingGraph(current, head, parameters, adapted.learning_rate_multipliers)
+
+
+def on_device(graph: Graph, device: torch.device) -> Graph:
+    """The graph with its own copy of every frozen tensor on the device.
+
+    The base model's graph shares its tensors with every tenant's and stays where it is; what this
+    graph no longer reads, such as a dense weight that was quantised, is not copied. Trained
+    parameters move themselves, so that whoever holds one still holds the trained one.
+    """
+    if device.type == "cpu":
+        return graph
+    current = graph.copied()
+    for module in current.module.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(device)
+            else:
+                moved = nn.Parameter(parameter.to(device), requires_grad=False)
+                setattr(module, name, moved)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, buffer.to(device), persistent=False)
+    return current
 
 
 def reference_graph(base: Base, begin: Start | None) -> Graph:
@@ -140,15 +164,16 @@ def _logits_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
     return loss, int((targets != IGNORED).sum())
 
 
-def merged_graph(base: Base, adapter: Adapter) -> Graph:
-    """The fp32 graph with an adapter's weights in it, whatever its method changed."""
-    begin = of_adapter(adapter)
-    if not begin.owned.method.trains_base:
-        return reference_graph(base, begin)
+def graph_with(base: Base, weights: Mapping[str, torch.Tensor | QuantizedWeight]) -> Graph:
+    """The fp32 graph over other weights, by parameter path, as an export stores them."""
     current = base.graph.copied()
     for node in current.module.graph.nodes:
-        if node.op == "get_attr" and str(node.target) in begin.owned.values:
-            name = f"trained_{str(node.target).replace('.', '/')}"
-            current.module.register_buffer(name, begin.owned.values[str(node.target)])
+        if node.op == "get_attr" and str(node.target) in weights:
+            name = f"other_{str(node.target).replace('.', '/')}"
+            current.module.register_buffer(name, _dense(weights[str(node.target)]))
             node.target = name
     return rebuilt(current)
+
+
+def _dense(weight: torch.Tensor | QuantizedWeight) -> torch.Tensor:
+    return nf4.dequantize(weight) if isinstance(weight, QuantizedWeight) else weight.float()

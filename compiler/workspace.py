@@ -19,18 +19,22 @@ IDENTITY = "identity.json"
 
 @dataclass(frozen=True)
 class Workspace:
-    """`folder` holds `<tenant>/` for training and `<tenant>.safetensors` when it is trained."""
+    """`folder` holds training/<tenant>/ and, when it is trained, adapters/<tenant>.safetensors."""
 
     folder: Path
 
     def training(self, tenant: str) -> Path:
-        return self.folder / tenant
+        return self.folder / "training" / tenant
 
     def adapter(self, tenant: str) -> Path:
-        return self.folder / f"{tenant}.safetensors"
+        return self.folder / "adapters" / f"{tenant}.safetensors"
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        """Out of sight in one step: a half-removed workspace must not pass for a whole one."""
+        gone = self.folder.with_name(f"{self.folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        self.folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def open_workspace(out: Path, identity: Mapping[str, object], *, restart: bool) -> Workspace:
@@ -38,26 +42,41 @@ def open_workspace(out: Path, identity: Mapping[str, object], *, restart: bool) 
 
     Raises DriftError when one of another build is there, unless `restart` discards it.
     """
-    folder = out.with_name(f".{out.name}.building")
+    folder = workspace_folder(out)
+    workspace, path = Workspace(folder), folder / IDENTITY
     text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
-    path = folder / IDENTITY
-    if restart and folder.exists():
-        shutil.rmtree(folder)
+    if folder.exists() and (restart or not path.is_file()):
+        workspace.remove()
     if path.is_file():
-        found = json.loads(path.read_text("utf-8"))
-        changed = sorted(key for key in identity if found.get(key) != identity[key])
+        changed = changes(out, identity)
         if changed:
             raise DriftError(
                 f"an unfinished build of '{out}' has other inputs: {', '.join(changed)} changed",
                 hint="give the same inputs to go on with it, or --restart to discard it",
             )
-        return Workspace(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+        return workspace
+    (folder / "adapters").mkdir(parents=True)
     aside = path.with_suffix(".part")
     write_durably(aside, text.encode())
     aside.replace(path)
     sync(folder)
-    return Workspace(folder)
+    return workspace
+
+
+def workspace_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.building")
+
+
+def changes(out: Path, identity: Mapping[str, object]) -> list[str]:
+    """What differs between the workspace of `out` and this identity."""
+    found = json.loads((workspace_folder(out) / IDENTITY).read_text("utf-8"))
+    return sorted(key for key in identity if found.get(key) != identity[key])
+
+
+def is_finished(out: Path, identity: Mapping[str, object]) -> bool:
+    """Whether this very build was stopped between publishing `out` and removing its workspace."""
+    whole = out.is_dir() and (workspace_folder(out) / IDENTITY).is_file()
+    return whole and not changes(out, identity)
 
 
 def file_digest(path: Path) -> str:

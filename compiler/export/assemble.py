@@ -7,15 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx
-import torch
 
 from compiler import huggingface
 from compiler.adapter import Adapter
 from compiler.artifact import file_records, publish, staging_folder, write_durably, write_manifest
-from compiler.base_model import CAUSAL_LM, Base
+from compiler.base_model import CAUSAL_LM, Base, frozen_weights
 from compiler.dataset import Dataset
 from compiler.export import skeleton
-from compiler.export.attach_weights import Weight
 from compiler.export.inference_forms import causal_form, encoder_form
 from compiler.export.merged import write_merged
 from compiler.export.parity_report import report_parity
@@ -46,8 +44,26 @@ def assemble(
     say: Say,
 ) -> Manifest:
     """Write the artifact aside, compare it with the trained graphs, and publish it by a rename."""
-    plan, staging = request.plan, staging_folder(request.out)
+    staging = staging_folder(request.out)
     shutil.rmtree(staging, ignore_errors=True)
+    try:
+        return _publish(request, base, base_digest, datasets, trained, say, staging)
+    except BaseException:
+        # What is trained is kept by the workspace; a staged model is only a full disk's worth.
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _publish(
+    request: Request,
+    base: Base,
+    base_digest: str,
+    datasets: tuple[Dataset, ...],
+    trained: Mapping[str, Adapter],
+    say: Say,
+    staging: Path,
+) -> Manifest:
+    plan = request.plan
     staging.mkdir(parents=True)
     say("exporting the graph")
     exporter = write_merged_artifact if plan.candidate.export == "merged" else write_shared_artifact
@@ -117,17 +133,6 @@ def captured_skeleton(request: Request, base: Base) -> skeleton.Skeleton:
         {"form": "encoder", "labels": labels, "config": key},
         request.cache,
     )
-
-
-def frozen_weights(base: Base) -> dict[str, Weight]:
-    """Every parameter by name, as it is stored: the bits that were trained on."""
-    weights: dict[str, Weight] = dict(base.graph.module.state_dict())
-    weights |= base.quantized
-    if base.format == "bf16":
-        frozen = {line.weight for line in linears(base.graph)}
-        for name in frozen:
-            weights[name] = attribute(base.graph.module, name).to(torch.bfloat16)
-    return weights
 
 
 def _weight(base: Base) -> Callable[[str], Floats]:

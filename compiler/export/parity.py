@@ -64,8 +64,8 @@ class Tolerance:
 
 EXACT = Tolerance(max_error=1e-3)
 FAST = Tolerance(top1_agreement=0.95, perplexity_ratio=1.02)
-DRIFT = Tolerance()
-"""A merged weight that was quantised again: the drift is reported, not refused."""
+ENOUGH_TOKENS = 2000
+"""The sample for which the tolerance of a ratio of perplexities is stated."""
 
 
 def compare(
@@ -201,5 +201,8 @@ def _excesses(agreement: Agreement, tolerance: Tolerance) -> Iterator[tuple[str,
     if tolerance.perplexity_ratio is None or agreement.perplexity is None:
         return
     ratio = agreement.perplexity / (agreement.reference_perplexity or agreement.perplexity)
-    if max(ratio, 1 / ratio) > tolerance.perplexity_ratio:
-        yield "the ratio of perplexities", ratio, tolerance.perplexity_ratio
+    # The mean loss of fewer tokens spreads by the root of their number.
+    spread = max(1.0, sqrt(ENOUGH_TOKENS / agreement.compared))
+    limit = 1 + (tolerance.perplexity_ratio - 1) * spread
+    if max(ratio, 1 / ratio) > limit:
+        yield "the ratio of perplexities", max(ratio, 1 / ratio), limit

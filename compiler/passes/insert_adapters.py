@@ -11,6 +11,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from compiler.frozen_linear import low_rank_linear
 from compiler.graph import ATEN, Graph, Linear, attribute, linears, rebuilt
+from planner.errors import IncompatibleError
 from planner.method import Method, Site, Target, TensorSpec
 from planner.update import LowRank, Part, Update, apply, delta
 
@@ -45,8 +46,12 @@ def insert_adapters(graph: Graph, tensors: Tensors, *, fold_frozen: bool) -> Ada
     holder = _holder(graph)
     parameters = {key: _register(holder, key, tensors) for key in tensors.values}
     by_name = {target.name: target for target in tensors.targets}
-    for linear in linears(graph):
-        if linear.name in by_name:
+    found = linears(graph)
+    missing = by_name.keys() - {linear.name for linear in found}
+    if missing and tensors.method.tensors:
+        raise IncompatibleError(f"the graph has no linear '{min(missing)}' to adapt")
+    for linear in found:
+        if linear.name in by_name and tensors.method.tensors:
             _adapt(graph, linear, by_name[linear.name], tensors, fold_frozen=fold_frozen)
     trainable = {key: p for key, p in parameters.items() if p.requires_grad}
     multipliers = {key: _spec(tensors, key).learning_rate_multiplier for key in trainable}
@@ -97,7 +102,7 @@ def _adapt(
             edited = _fold(graph, linear, target, tensors, frozen)
             weight = fx.Proxy(_read(graph, edited), tracer)
             update = tuple(part for i, part in enumerate(update) if i not in frozen)
-        y = _emit(update, x, weight, bias, linear.out_features)
+        y = _emit(update, x, weight, bias, (linear.out_features, linear.in_features))
     node.replace_all_uses_with(y.node)
     graph.module.graph.erase_node(node)
 
@@ -121,10 +126,10 @@ def _keys(tensors: Tensors, target: Target) -> list[str]:
 
 
 def _emit(
-    update: Update, x: fx.Proxy, weight: fx.Proxy, bias: fx.Proxy | None, out_features: int
+    update: Update, x: fx.Proxy, weight: fx.Proxy, bias: fx.Proxy | None, shape: tuple[int, int]
 ) -> fx.Proxy:
     if len(update) == 1 and _is_plain_pair(pair := update[0]):
-        return _call(x, low_rank_linear, x, pair.a, pair.b, bias, out_features, weight)
+        return _call(x, low_rank_linear, x, pair.a, pair.b, bias, shape, weight)
 
     def linear(value: fx.Proxy, matrix: fx.Proxy) -> fx.Proxy:
         return _call(x, ATEN.linear.default, value, matrix)

@@ -38,16 +38,14 @@ def _replace(
             name = f"{node.target}.{part}".replace(".", "/")
             holder.register_buffer(name, torch.from_numpy(values[part]), persistent=False)
             packed.append(graph.module.graph.get_attr(f"{QUANTIZED}.{name}"))
-    out_features = weight.shape[0]
+    shape = weight.shape
     for user in list(node.users):
         if user.target is ATEN.linear.default and user.args[1] is node:
             bias = user.args[2] if len(user.args) > 2 else None
-            user.target, user.args = frozen_linear, (user.args[0], bias, out_features, *packed)
+            user.target, user.args = frozen_linear, (user.args[0], bias, shape, *packed)
         elif user.target is low_rank_linear:
             user.args = (*user.args[:5], *packed)
         else:
             with graph.module.graph.inserting_before(user):
-                dense = graph.module.graph.call_function(
-                    dense_weight, (out_features, dtype, *packed)
-                )
+                dense = graph.module.graph.call_function(dense_weight, (shape, dtype, *packed))
             user.replace_input_with(node, dense)

@@ -1,7 +1,8 @@
 """attention(q, k, v, mask)  ->  attention(q, k, v, is_causal)   where mask is the causal triangle
 
-A mask that follows from the shapes alone is evaluated at two small shapes; only a lower triangle
-over every row is replaced, which frees the mask and opens the attention kernels that need none.
+A mask that follows from the shapes alone is evaluated, at two small shapes and at the longest
+sequence that will be trained, which a sliding window would show in; only a lower triangle over
+every row is replaced. That frees the mask and opens the attention kernels that need none.
 """
 
 import torch
@@ -13,7 +14,7 @@ ATTENTION = ATEN.scaled_dot_product_attention.default
 PROBE_SHAPES = ((2, 7), (3, 5))
 
 
-def use_causal_attention(graph: Graph) -> Graph:
+def use_causal_attention(graph: Graph, longest: int) -> Graph:
     """Replace causal masks of attention nodes; other masks are left as they are."""
     verdicts: dict[fx.Node, bool] = {}
     for node in graph.module.graph.nodes:
@@ -21,7 +22,7 @@ def use_causal_attention(graph: Graph) -> Graph:
         if not isinstance(mask, fx.Node):
             continue
         if mask not in verdicts:
-            verdicts[mask] = _is_causal(graph, mask)
+            verdicts[mask] = _is_causal(graph, mask, longest)
         if verdicts[mask]:
             node.args = (*node.args[:3], None, 0.0, True)
     return rebuilt(graph)
@@ -38,14 +39,15 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
     return seen
 
 
-def _is_causal(graph: Graph, mask: fx.Node) -> bool:
+def _is_causal(graph: Graph, mask: fx.Node, longest: int) -> bool:
     needed = _ancestors(mask)
     for source in needed:
         if source.op == "placeholder" and any(
             user in needed and user.target is not ATEN.sym_size.int for user in source.users
         ):
             return False
-    return all(_is_triangle(_evaluate(graph, mask, needed, shape)) for shape in PROBE_SHAPES)
+    shapes = (*PROBE_SHAPES, (1, longest))
+    return all(_is_triangle(_evaluate(graph, mask, needed, shape)) for shape in shapes)
 
 
 def _evaluate(

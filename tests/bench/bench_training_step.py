@@ -123,12 +123,12 @@ def ours(arguments: argparse.Namespace):
         sequence_length=TOKENS,
         learning_rate=RATE,
     )
-    base = load_base(arguments.model, "causal_lm", "fp32", 0)
+    base = load_base(arguments.model, "causal_lm", "fp32", 0, TOKENS)
     begin = start(base, candidate, None, seed=0)
     graph = base.graph
     if arguments.compute == "bf16":
         module = load_module(arguments.model, "causal_lm", 0).to(DTYPES["bf16"])
-        graph = captured(module, "causal_lm")
+        graph = captured(module, "causal_lm", TOKENS)
     training = training_graph(base, graph, candidate, begin, torch.device("cpu"))
     optimizer = torch.optim.AdamW(training.parameters.values(), lr=RATE, fused=True)
 

@@ -56,14 +56,14 @@ CASES = [
 @pytest.mark.parametrize(("config", "expected"), CASES)
 def test_roles_of_decoders(config: PretrainedConfig, expected: dict[str, int]) -> None:
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
-    found = targets(captured(CausalLM(model), "causal_lm"))
+    found = targets(captured(CausalLM(model), "causal_lm", 32))
     assert Counter(target.role for target in found) == expected
 
 
 def test_roles_of_an_encoder_with_a_classifier() -> None:
     config = BertConfig(**SIZES, intermediate_size=128)
     model = MeanPoolClassifier(AutoModel.from_config(config, attn_implementation="sdpa"), 64, 3)
-    found = targets(captured(model, "sequence_classification"))
+    found = targets(captured(model, "sequence_classification", 32))
     layer = dict.fromkeys((*SPLIT, "mlp.up", "mlp.down"), 2)
     assert Counter(target.role for target in found) == {**layer, "classifier": 1}
     assert found[-1].name == "classifier"
@@ -90,7 +90,7 @@ def test_a_linear_used_twice_is_one_target() -> None:
 def llama_targets():
     config = LlamaConfig(**SIZES, intermediate_size=128, num_key_value_heads=2)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
-    return targets(captured(CausalLM(model), "causal_lm"))
+    return targets(captured(CausalLM(model), "causal_lm", 32))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def graph(model):
-    return captured(CausalLM(model), "causal_lm")
+    return captured(CausalLM(model), "causal_lm", 32)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_padding_mask_is_left_alone() -> None:
         num_attention_heads=4,
     )
     encoder = AutoModel.from_config(config, attn_implementation="sdpa")
-    found = captured(MeanPoolClassifier(encoder, 64, 3), "sequence_classification")
+    found = captured(MeanPoolClassifier(encoder, 64, 3), "sequence_classification", 32)
     (node,) = attention_nodes(found)
     assert isinstance(node.args[3], torch.fx.Node)
 
@@ -222,7 +222,7 @@ def test_full_fine_tuning_trains_every_parameter(model, graph, ids) -> None:
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
 @pytest.mark.parametrize("checkpointing", ["none", "block"])
 def test_a_step_lowers_the_loss(compute, checkpointing, model, ids, tmp_path) -> None:
-    base_graph = captured(CausalLM(model), "causal_lm")
+    base_graph = captured(CausalLM(model), "causal_lm", 32)
     base = Base("causal_lm", "fp32", base_graph, targets(base_graph), {})
     candidate = Candidate(
         method="lora",
@@ -239,7 +239,7 @@ def test_a_step_lowers_the_loss(compute, checkpointing, model, ids, tmp_path) ->
     begin = start(base, candidate, None, seed=0)
     current = base_graph
     if compute == "bf16":
-        current = captured(CausalLM(copy.deepcopy(model).to(torch.bfloat16)), "causal_lm")
+        current = captured(CausalLM(copy.deepcopy(model).to(torch.bfloat16)), "causal_lm", 32)
     training = training_graph(base, current, candidate, begin, torch.device("cpu"))
     batch = TensorBatch(ids, ids, torch.ones_like(ids))
     optimizer = torch.optim.SGD(training.parameters.values(), lr=1e-2)
