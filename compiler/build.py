@@ -27,6 +27,7 @@ from compiler.train import Job, report, train
 from compiler.training_graph import start, training_graph
 from compiler.workspace import (
     Workspace,
+    exclusively,
     file_digest,
     is_finished,
     open_workspace,
@@ -62,10 +63,11 @@ def build(request: Request, say: Say) -> Manifest:
         datasets = read_datasets(plan, request.data, digests, load_tokenizer(request.model))
         _check_vocabulary(request, datasets)
         workspace = open_workspace(request.out, identity, restart=request.restart)
-        base = _load(request, datasets, say)
-        trained = _train_all(request, base, base_digest, datasets, workspace, say)
-        manifest = assemble(request, base, base_digest, datasets, trained, say)
-        workspace.remove()
+        with exclusively(workspace):
+            base = _load(request, datasets, say)
+            trained = _train_all(request, base, base_digest, datasets, workspace, say)
+            manifest = assemble(request, base, base_digest, datasets, trained, say)
+            workspace.remove()
         return manifest
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.data import Example, encode, pack, read, split
+from compiler.data import Example, Record, encode, pack, read, split
 from compiler.manifest import tenant_name
 from compiler.tokenizer import Template, Tokenizer
 from planner.errors import UsageError
@@ -27,10 +27,10 @@ class Dataset:
 def read_datasets(
     plan: Plan, files: Mapping[str, Path], digests: Mapping[str, str], tokenizer: Tokenizer
 ) -> tuple[Dataset, ...]:
-    """Read and encode every file; raises one UsageError for all of a file's bad lines."""
-    records = {tenant_name(tenant): read(path, plan.task) for tenant, path in files.items()}
-    if not records:
+    """Read and encode every file; raises one UsageError for all bad lines of all files."""
+    if not files:
         raise UsageError("no tenant is given", hint="add --data TENANT=FILE.jsonl")
+    records = _read_all(plan.task, files)
     length, training = plan.candidate.sequence_length, plan.training
     datasets = []
     for tenant, rows in records.items():
@@ -50,3 +50,16 @@ def read_datasets(
             )
         )
     return tuple(datasets)
+
+
+def _read_all(task: str, files: Mapping[str, Path]) -> dict[str, list[Record]]:
+    records, refusals = {}, []
+    for tenant, path in files.items():
+        try:
+            records[tenant_name(tenant)] = read(path, task)
+        except UsageError as error:
+            refusals.append(error)
+    if refusals:
+        hint = next((error.hint for error in refusals if error.hint), None)
+        raise UsageError("\n".join(map(str, refusals)), hint=hint)
+    return records

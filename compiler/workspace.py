@@ -4,15 +4,18 @@ The folder lies beside the artifact and is bound to one build by a digest of eve
 decides its result; a build with other inputs does not continue it.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.artifact import sync, write_durably
-from planner.errors import DriftError
+from planner.errors import DriftError, ParetuneError
 
 IDENTITY = "identity.json"
 
@@ -61,6 +64,22 @@ def open_workspace(out: Path, identity: Mapping[str, object], *, restart: bool) 
     aside.replace(path)
     sync(folder)
     return workspace
+
+
+@contextmanager
+def exclusively(workspace: Workspace) -> Iterator[None]:
+    """Raises ParetuneError while another process builds in the same workspace."""
+    handle = os.open(workspace.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ParetuneError(
+            f"another process is building in '{workspace.folder}'",
+            hint="wait for it, or give another --out",
+        ) from error
+    finally:
+        os.close(handle)
 
 
 def workspace_folder(out: Path) -> Path:

@@ -7,9 +7,6 @@ from typing import NoReturn
 
 from planner.errors import UsageError
 
-SHOWN = 20
-"""Lines printed before the rest is only counted."""
-
 
 class BadLine(ValueError):
     """Why one line cannot be used; becomes a `Problem` where the line number is known."""
@@ -26,10 +23,7 @@ class Problem:
 
 
 def refuse(problems: Sequence[Problem], lines: int) -> NoReturn:
-    """Raise UsageError naming every bad line of the `lines` read, up to `SHOWN` in full."""
+    """Raise UsageError naming every bad line of the `lines` read."""
     path = problems[0].path
-    shown = [str(problem) for problem in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        shown.append(f"and {len(problems) - SHOWN} more")
     count = f"{len(problems)} of {lines} lines of {path} cannot be used"
-    raise UsageError("\n  ".join([f"{count}:", *shown]))
+    raise UsageError("\n  ".join([f"{count}:", *map(str, problems)]))

@@ -1,9 +1,12 @@
-"""A toy artifact: one layer of attention with a cache, two sites, real files, the real op."""
+"""A toy artifact: one layer of attention with a cache, two sites, real files, the real op.
+
+And a place to build from: a tiny Llama checkpoint, a plan and two tenants' data. No torch.
+"""
 
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +15,7 @@ import numpy.typing as npt
 import onnx
 import onnx.parser
 import pytest
+import safetensors.numpy
 import tokenizers
 from onnx import external_data_helper, numpy_helper
 
@@ -20,6 +24,8 @@ from compiler.artifact import file_records, publish, staging_folder, write_manif
 from compiler.frozen_weights import site_record
 from compiler.manifest import BaseRecord, KvCache, Manifest, StoredArray
 from compiler.tenants import bank_sites, describe, lower_onto, tenant_folder, write_tenant
+from planner import Spec, recommend
+from planner.documents import dump
 from planner.method import Site, Target, method
 from planner.update import fold
 
@@ -310,6 +316,109 @@ def make_merged(out: Path, name: str, adapter: Adapter) -> Path:
     write_manifest(staging, manifest.model_copy(update=update))
     publish(staging, out)
     return out
+
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+LLAMA_LINEARS = {
+    "self_attn.q_proj": (64, 64),
+    "self_attn.k_proj": (32, 64),
+    "self_attn.v_proj": (32, 64),
+    "self_attn.o_proj": (64, 64),
+    "mlp.gate_proj": (128, 64),
+    "mlp.up_proj": (128, 64),
+    "mlp.down_proj": (64, 128),
+}
+STEPS = {"odd": 1, "even": 2}
+"""What each tenant of a place counts in."""
+
+
+def write_llama(folder: Path, *, tied: bool = False) -> None:
+    """A checkpoint with random weights and a tokenizer of 96 words."""
+    folder.mkdir(parents=True)
+    shapes = {"model.embed_tokens": (96, 64)} | ({} if tied else {"lm_head": (96, 64)})
+    norms = ["model.norm"]
+    for layer in (f"model.layers.{number}" for number in range(LLAMA["num_hidden_layers"])):
+        shapes |= {f"{layer}.{name}": shape for name, shape in LLAMA_LINEARS.items()}
+        norms += [f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm"]
+    generator = np.random.default_rng(0)
+    tensors = {f"{n}.weight": np.float32(0.05) * draw(generator, s) for n, s in shapes.items()}
+    tensors |= {f"{name}.weight": np.ones(64, np.float32) for name in norms}
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {**LLAMA, "tie_word_embeddings": tied}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    write_vocabulary(folder)
+
+
+def write_vocabulary(folder: Path) -> None:
+    """A tokenizer of whole words: <pad>, <end>, w0 … w93."""
+    vocabulary = ["<pad>", "<end>", *(f"w{number}" for number in range(94))]
+    ids = {word: number for number, word in enumerate(vocabulary)}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<pad>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    words.save(str(folder / "tokenizer.json"))
+    special = {"eos_token": "<end>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special), "utf-8")
+
+
+def write_lines(path: Path, lines: Iterable[object]) -> None:
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+
+
+def write_plan(folder: Path, task: str, **training: int) -> None:
+    """plan.json for LoRA of rank 4 on the model in `folder`."""
+    spec = {
+        "task": task,
+        "model": str(folder / "model"),
+        "vram_gib": 4,
+        "pinned": {
+            "method": "lora",
+            "rank": 4,
+            "format": "fp32",
+            "batch_size": 8,
+            "sequence_length": 32,
+        },
+        "training": {"hardware": "cpu-2core", **training},
+    }
+    made = recommend(Spec.model_validate_json(json.dumps(spec)))
+    (folder / "plan.json").write_text(dump(made), "utf-8")
+
+
+def write_place(folder: Path, *, tied: bool = False, max_steps: int) -> None:
+    """model/, plan.json, and <tenant>.jsonl of two tenants who count from any number onwards."""
+    write_llama(folder / "model", tied=tied)
+    for tenant, step in STEPS.items():
+        counted = [[f"w{first + k * step}" for k in range(8)] for first in range(60)]
+        lines = [{"prompt": " ".join(c[:2]), "completion": " ".join(c[2:])} for c in counted]
+        write_lines(folder / f"{tenant}.jsonl", lines)
+    write_plan(folder, "causal_lm", max_steps=max_steps, checkpoint_every=2, evaluate_every=4)
+
+
+def build_words(
+    place: Path, out: Path, *options: str, tenants: Sequence[str] = tuple(STEPS)
+) -> list[str]:
+    """The words after `compiler` that build from a place."""
+    data = [f"--data={tenant}={place / f'{tenant}.jsonl'}" for tenant in tenants]
+    words = ["build", str(place / "plan.json"), f"--model={place / 'model'}", *data]
+    return [*words, f"--out={out}", f"--cache={place / 'cache'}", "--quiet", *options]
+
+
+def build_command(place: Path, out: Path) -> list[str]:
+    """The same build in a process of its own."""
+    start = [sys.executable, "-c", "from compiler.cli import main; main()"]
+    return [*start, *build_words(place, out)]
 
 
 TENANTS = {

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from bitsandbytes import functional as bitsandbytes
 
 from compiler import nf4, quantized
 from compiler.quantized import arrays, from_arrays
 from planner.errors import IncompatibleError
-
-bitsandbytes = pytest.importorskip("bitsandbytes.functional")
 
 
 def reference(weight, *, double=True):

@@ -6,7 +6,6 @@ import pytest
 
 from compiler.data import Chat, Completion, Labelled, Text, read
 from compiler.data.encode import prompt_of
-from compiler.data.problems import SHOWN
 from compiler.data.record import Message
 from planner.errors import UsageError
 
@@ -128,7 +127,7 @@ def test_bad_label_is_named(write: Write, label: object, reason: str) -> None:
         read(path, "sequence_classification")
 
 
-def test_every_bad_line_is_reported_and_the_rest_counted(write: Write) -> None:
+def test_every_bad_line_is_reported(write: Write) -> None:
     path = write([PAIR, b"{", {"text": "t"}, PAIR, {"prompt": "p", "completion": ""}])
     with pytest.raises(UsageError) as caught:
         read(path, "causal_lm")
@@ -138,10 +137,10 @@ def test_every_bad_line_is_reported_and_the_rest_counted(write: Write) -> None:
         f"  {path}:3: text line in a file of prompt/completion (line 1)",
         f"  {path}:5: 'completion' is empty",
     ]
-    path = write([b"{"] * (SHOWN + 7))
+    path = write([b"{"] * 300)
     with pytest.raises(UsageError) as caught:
         read(path, "causal_lm")
-    assert str(caught.value).splitlines()[SHOWN + 1 :] == ["  and 7 more"]
+    assert len(str(caught.value).splitlines()) == 301
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf\n"])
