@@ -27,6 +27,7 @@ from compiler.train import Job, report, train
 from compiler.training_graph import start, training_graph
 from compiler.workspace import (
     Workspace,
+    code_digest,
     exclusively,
     file_digest,
     is_finished,
@@ -144,6 +145,7 @@ def _identity(request: Request, base_digest: str, data: Mapping[str, str]) -> di
         "tokenizer": {name: file_digest(request.model / name) for name in texts},
         "data": dict(sorted(data.items())),
         "versions": {name: version(name) for name in ("paretune", "torch", "transformers")},
+        "code": code_digest(),
         "threads": torch.get_num_threads(),
     }
 

@@ -12,8 +12,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import compiler
+import planner
 from compiler.artifact import sync, write_durably
 from planner.errors import DriftError, ParetuneError
 
@@ -96,6 +99,18 @@ def is_finished(out: Path, identity: Mapping[str, object]) -> bool:
     """Whether this very build was stopped between publishing `out` and removing its workspace."""
     whole = out.is_dir() and (workspace_folder(out) / IDENTITY).is_file()
     return whole and not changes(out, identity)
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the sources that decide what a build makes."""
+    digest = hashlib.sha256()
+    for package in (compiler, planner):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str:

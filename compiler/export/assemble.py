@@ -26,6 +26,7 @@ from compiler.request import Request
 from compiler.row import Floats, Site
 from compiler.tenants import describe, tenant_folder, write_tenant
 from compiler.tokenizer import FILES
+from compiler.workspace import code_digest
 from planner.documents import dump
 from planner.method import ALL_LINEAR, Target
 from planner.plan import Plan, digest
@@ -186,7 +187,7 @@ def _manifest(
         plan_digest=digest(plan),
         data={dataset.tenant: dataset.digest for dataset in datasets},
         seeds={"training": plan.training.seed},
-        versions={name: version(name) for name in PACKAGES},
+        versions={name: version(name) for name in PACKAGES} | {"code": code_digest()},
     )
 
 

@@ -96,7 +96,7 @@ def check(agreement: Agreement, tolerance: Tolerance) -> None:
         raise IncompatibleError(
             f"the exported graph disagrees with the model for '{agreement.tenant}': {measure} is "
             f"{number:.6g}, the limit {limit:.6g}",
-            hint="nothing was published; reinstall paretune if its op library is of another version",
+            hint="nothing was published; is the op library of this version of paretune?",
         )
 
 
