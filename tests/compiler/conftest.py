@@ -324,7 +324,6 @@ LLAMA = {
     "vocab_size": 96,
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
@@ -345,19 +344,19 @@ STEPS = {"odd": 1, "even": 2}
 """What each tenant of a place counts in."""
 
 
-def write_llama(folder: Path, *, tied: bool = False) -> None:
+def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
     """A checkpoint with random weights and a tokenizer of 96 words."""
     folder.mkdir(parents=True)
     shapes = {"model.embed_tokens": (96, 64)} | ({} if tied else {"lm_head": (96, 64)})
     norms = ["model.norm"]
-    for layer in (f"model.layers.{number}" for number in range(LLAMA["num_hidden_layers"])):
+    for layer in (f"model.layers.{number}" for number in range(layers)):
         shapes |= {f"{layer}.{name}": shape for name, shape in LLAMA_LINEARS.items()}
         norms += [f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm"]
     generator = np.random.default_rng(0)
     tensors = {f"{n}.weight": np.float32(0.05) * draw(generator, s) for n, s in shapes.items()}
     tensors |= {f"{name}.weight": np.ones(64, np.float32) for name in norms}
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {**LLAMA, "tie_word_embeddings": tied}
+    config = {**LLAMA, "num_hidden_layers": layers, "tie_word_embeddings": tied}
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     write_vocabulary(folder)
 
@@ -387,6 +386,7 @@ def write_plan(folder: Path, task: str, **training: int) -> None:
             "method": "lora",
             "rank": 4,
             "format": "fp32",
+            "export": "unmerged",
             "batch_size": 8,
             "sequence_length": 32,
         },
@@ -396,9 +396,9 @@ def write_plan(folder: Path, task: str, **training: int) -> None:
     (folder / "plan.json").write_text(dump(made), "utf-8")
 
 
-def write_place(folder: Path, *, tied: bool = False, max_steps: int) -> None:
+def write_place(folder: Path, *, layers: int = 2, tied: bool = False, max_steps: int) -> None:
     """model/, plan.json, and <tenant>.jsonl of two tenants who count from any number onwards."""
-    write_llama(folder / "model", tied=tied)
+    write_llama(folder / "model", layers=layers, tied=tied)
     for tenant, step in STEPS.items():
         counted = [[f"w{first + k * step}" for k in range(8)] for first in range(60)]
         lines = [{"prompt": " ".join(c[:2]), "completion": " ".join(c[2:])} for c in counted]

@@ -109,12 +109,13 @@ def test_every_method_builds(place: Path, build: Build, tmp_path: Path, method: 
     assert session.manifest.kind == method.serves[0]
 
 
-@pytest.mark.parametrize("options", [["format=bf16"], ["compute=bf16", "checkpointing=block"]])
-def test_other_arithmetic_builds(place: Path, build: Build, tmp_path: Path, options) -> None:
-    words = [f"--set=candidate.{option}" for option in options]
-    out = tmp_path / "out"
-    succeeded(build(place, out, "--set=training.max_steps=2", *words, tenants=("odd",)))
-    assert max(agreements(out).values()) <= 1e-4
+def test_bf16_weights_and_arithmetic_build(place: Path, build: Build, tmp_path: Path) -> None:
+    """The adapter is trained in bf16, and served in fp32 on the weights rounded to bf16."""
+    options = ["training.max_steps=2", "candidate.format=bf16", "candidate.compute=bf16"]
+    words = [f"--set={option}" for option in options]
+    succeeded(build(place, tmp_path / "out", *words, tenants=("odd",)))
+    assert max(agreements(tmp_path / "out").values()) <= 1e-4
+    assert Session.open(tmp_path / "out").manifest.format == "bf16"
 
 
 def test_recomputed_blocks_train_the_same_adapter(
@@ -129,7 +130,7 @@ def test_recomputed_blocks_train_the_same_adapter(
 def test_full_fine_tuning_keeps_a_tied_head_tied(
     toy: ModuleType, build: Build, tmp_path: Path
 ) -> None:
-    toy.write_place(tmp_path, tied=True, max_steps=2)
+    toy.write_place(tmp_path, layers=1, tied=True, max_steps=2)
     options = [*choices(methods()["full"]), "--set=candidate.learning_rate=1e-2"]
     succeeded(build(tmp_path, tmp_path / "out", *options, tenants=("odd",)))
     assert agreements(tmp_path / "out")["odd"] <= 1e-4
@@ -142,8 +143,9 @@ TOPICS = {"parity": ("even", "odd"), "size": ("large", "medium", "small")}
 
 
 def label(tenant: str, number: int) -> str:
+    """Of a text that repeats one of the words w0 … w11."""
     names = TOPICS[tenant]
-    return names[number % 2] if tenant == "parity" else names[2 - number // 31]
+    return names[number % 2] if tenant == "parity" else names[2 - number // 4]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,7 @@ def classifiers(toy: ModuleType, build: Build, tmp_path_factory: pytest.TempPath
         vocab_size=96,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         max_position_embeddings=40,
     )
@@ -163,8 +165,9 @@ def classifiers(toy: ModuleType, build: Build, tmp_path_factory: pytest.TempPath
     toy.write_vocabulary(folder / "model")
     for tenant in TOPICS:
         lines = [
-            {"text": " ".join([f"w{n}"] * (1 + n % 5)), "label": label(tenant, n)}
-            for n in range(93)
+            {"text": " ".join([f"w{n}"] * times), "label": label(tenant, n)}
+            for n in range(12)
+            for times in range(1, 9)
         ]
         toy.write_lines(folder / f"{tenant}.jsonl", lines)
     toy.write_plan(folder, "sequence_classification", max_steps=30, learning_rate=1e-2)
@@ -176,15 +179,15 @@ def test_one_batch_classifies_for_tenants_of_different_labels(classifiers: Path)
     assert agreements(classifiers).keys() == {"base", *TOPICS}
     assert max(agreements(classifiers).values()) <= 1e-4
     session = Session.open(classifiers)
-    texts = ["w4", "w5 w5 w5 w5", "w40 w40", "w80 w80 w80"]
-    tenants = ["size", "parity", "size", "parity"]
+    texts = ["w1", "w2 w2 w2 w2", "w5 w5", "w7 w7 w7", "w10 w10"]
+    tenants = ["size", "parity", "size", "parity", "size"]
     mixed = session.classify(texts, tenants)
+    assert [found.label for found in mixed] == ["small", "even", "medium", "odd", "large"]
     for text, tenant, found in zip(texts, tenants, mixed, strict=True):
         assert tuple(found.probabilities) == TOPICS[tenant]
         (alone,) = session.classify([text], tenant)
         assert alone.label == found.label
         assert alone.probabilities == pytest.approx(found.probabilities, abs=1e-5)
-    assert mixed[0].label != mixed[2].label
 
 
 def test_the_base_of_classifiers_has_logits_and_no_labels(classifiers: Path) -> None:
@@ -233,24 +236,25 @@ def test_an_unknown_method_in_a_plan_is_named(place: Path, build: Build, tmp_pat
 
 
 def test_a_full_disk_leaves_nothing_half_written(
-    toy: ModuleType, place: Path, tmp_path: Path
+    toy: ModuleType, place: Path, build: Build, tmp_path: Path
 ) -> None:
     """A limit on file sizes stands in for a full disk: both fail in the middle of a write."""
     out = tmp_path / "out"
-    command = toy.build_command(place, out)
-    result = run_limited(command, limit_bytes=100_000)
+    result = subprocess.run(
+        toy.build_command(place, out),
+        capture_output=True,
+        text=True,
+        preexec_fn=limit_files,
+        check=False,
+    )
     assert result.returncode == 1
     assert "error: " in result.stderr
     assert "Traceback" not in result.stderr
     assert not out.exists()
-    assert run_limited(command, limit_bytes=None).returncode == 0
+    succeeded(build(place, out))
     verify(out)
 
 
-def run_limited(command: list[str], limit_bytes: int | None) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        if limit_bytes is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+def limit_files() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
