@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 from click.testing import CliRunner
 
 from compiler.artifact import verify
-from compiler.cli import main
+from compiler.cli import INTERRUPTED, main
+from compiler.workspace import Workspace
 
 KILLS = int(os.environ.get("PARETUNE_KILLS", "3"))
 """Every kill costs the start of a process; acceptance is shown with 20."""
@@ -38,22 +40,35 @@ def adapters(artifact: Path) -> dict[str, bytes]:
     return {t: (artifact / "tenants" / t / "adapter.safetensors").read_bytes() for t in tenants}
 
 
-def test_a_killed_build_goes_on_to_the_same_bytes(toy: ModuleType, tmp_path: Path) -> None:
-    """Kills fall anywhere between the start of a process and its end, publishing included."""
-    toy.write_place(tmp_path, layers=1, max_steps=6)
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
-    result = CliRunner().invoke(main, toy.build_words(tmp_path, undisturbed))
+@pytest.fixture(scope="module")
+def place(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill")
+    toy.write_place(folder, layers=1, max_steps=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy: ModuleType, place: Path) -> dict[str, bytes]:
+    out = place / "undisturbed"
+    result = CliRunner().invoke(main, toy.build_words(place, out))
     assert result.exit_code == 0, result.output
-    expected = adapters(undisturbed)
-    assert expected.keys() == toy.STEPS.keys()
+    return adapters(out)
+
+
+def test_a_killed_build_goes_on_to_the_same_bytes(
+    toy: ModuleType, place: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Kills fall anywhere between the start of a process and its end, publishing included."""
+    assert undisturbed.keys() == toy.STEPS.keys()
+    out = tmp_path / "killed"
 
     def attempt(seconds: float | None) -> bool:
         """Whether a run was left to end; what it has published is checked and taken away."""
-        ended = run(toy.build_command(tmp_path, out), seconds)
+        ended = run(toy.build_command(place, out), seconds)
         assert out.exists() or not ended
         assert not ended or not list(tmp_path.glob(".killed.*"))
         if out.exists():
-            assert adapters(out) == expected
+            assert adapters(out) == undisturbed
             shutil.rmtree(out)
         return ended
 
@@ -65,3 +80,27 @@ def test_a_killed_build_goes_on_to_the_same_bytes(toy: ModuleType, tmp_path: Pat
     while kills < KILLS:
         kills += not attempt(moments.uniform(0, longest))
     assert attempt(None)
+
+
+def test_a_build_stopped_after_publishing_only_tidies_up(
+    toy: ModuleType,
+    place: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(workspace: Workspace) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    words = toy.build_words(place, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "remove", interrupted)
+        assert CliRunner().invoke(main, words).exit_code == INTERRUPTED
+    published = out.stat().st_mtime_ns
+    assert list(tmp_path.glob(".out.*"))
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert adapters(out) == undisturbed
+    assert out.stat().st_mtime_ns == published
+    assert not list(tmp_path.glob(".out.*"))

@@ -310,7 +310,7 @@ def random_adapter(name, targets, rank):
     return replace(adapter, ranks=ranks if record.ranks else {}, scalings=scalings)
 
 
-EXPORTED = [name for name, record in methods().items() if not record.trains_base]
+EXPORTED = [name for name, record in methods().items() if record.peft_config]
 
 
 @pytest.mark.parametrize("name", EXPORTED)

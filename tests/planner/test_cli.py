@@ -130,7 +130,7 @@ MISTAKES = [
     ({"vram_gib": -1}, "vram_gib: input should be greater than or equal to 0.000001, not -1", None),
     (
         {"pinned": {"method": "lorra"}},
-        "unknown method 'lorra'; methods are dora, full, ia3, lora, ",
+        "unknown method 'lorra'; methods are ",
         "did you mean 'lora'?",
     ),
     ({"model": "smollm2-135"}, "unknown model 'smollm2-135'", "did you mean 'smollm2-135m'?"),
