@@ -3,7 +3,8 @@
 Training peak, first-principle terms per token of a transformer block (elements kept for the
 backward pass with a frozen base, attention that keeps no score matrix): both norms' inputs (fp32
 under bf16), query, key, value and output of the attention, the MLP's activations, and what the
-adapter keeps. Logits: the logits, their fp32 copy under bf16, the log-softmax and its gradient.
+adapter keeps. Logits: of a full loss the logits, their fp32 copy under bf16, the log-softmax and
+its gradient; of the compiler's own, one chunk in place.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,13 @@ BITS_PER_WEIGHT = {"fp32": 32.0, "bf16": 16.0, "nf4": 4.0 + 8 / 64 + 32 / (64 * 
 """NF4: a 4-bit code, an 8-bit scale per 64 weights, an fp32 scale per 256 of those."""
 
 COMPUTE_BYTES = {"fp32": 4, "bf16": 2}
-LOGIT_BYTES = {"fp32": 4 + 4 + 4, "bf16": 2 + 4 + 4 + 4}
+LOGIT_BYTES = {
+    "full": {"fp32": 4 + 4 + 4, "bf16": 2 + 4 + 4 + 4},
+    "chunked": {"fp32": 4, "bf16": 2 + 4},
+}
+CHUNK_LOGITS = 2**25
+"""Logits that the compiler's loss holds at once (compiler/train/loss.py), reused by every chunk."""
+
 STATE_BYTES = {"adamw": 8, "paged_adamw8bit": 2}
 ADAPTER_BYTES = 4
 
@@ -75,6 +82,7 @@ class Step(NamedTuple):
     accumulates: bool
     causal: bool
     labels: int
+    loss: str = "chunked"
 
 
 def weights_bytes(shape: Architecture, format_: str, other_bytes: int) -> float:
@@ -122,8 +130,11 @@ def _activations_bytes(
 
 
 def _logits_bytes(shape: Architecture, step: Step) -> float:
-    rows = step.batch_size * step.sequence_length if step.causal else step.batch_size
-    return rows * (shape.vocab if step.causal else step.labels) * LOGIT_BYTES[step.compute]
+    if not step.causal:
+        return step.batch_size * step.labels * LOGIT_BYTES["full"][step.compute]
+    logits = step.batch_size * step.sequence_length * shape.vocab
+    held = min(logits, CHUNK_LOGITS) if step.loss == "chunked" else logits
+    return held * LOGIT_BYTES[step.loss][step.compute]
 
 
 def _workspace_bytes(shape: Architecture, step: Step, element: int) -> float:

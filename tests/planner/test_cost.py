@@ -55,6 +55,7 @@ def step(name: str, **changes: object) -> Step:
         "accumulates": False,
         "causal": True,
         "labels": 2,
+        "loss": "full",
     }
     return Step(**(fields | changes))  # type: ignore[arg-type]
 
@@ -81,6 +82,14 @@ def test_training_memory_by_hand() -> None:
     parts = memory.parts().values()
     # Gradients come while activations go: the larger of the two counts.
     assert memory.peak_allocated_bytes == sum(parts) - memory.gradients_bytes
+
+
+def test_a_chunked_loss_holds_one_chunk_of_logits() -> None:
+    adapter = cost_of(method("lora"), 4)
+    small = training_memory(SHAPE, adapter, step("lora", loss="chunked"))
+    assert small.logits_bytes == 2 * 8 * 256 * 4
+    long = step("lora", loss="chunked", sequence_length=2**20)
+    assert training_memory(SHAPE, adapter, long).logits_bytes == 2**25 * 4
 
 
 def test_block_checkpointing_keeps_inputs_and_one_block() -> None:
