@@ -36,6 +36,8 @@ setup: .venv/installed
 
 .venv/installed: .venv/packages $(INSTALLED)
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	@# Packages come without bytecode, most of which is never needed; this writes what a plan needs.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/planner recommend specs/examples/minimal.json >/dev/null
 	touch $@
 
 fixtures: setup
