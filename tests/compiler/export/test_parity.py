@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from compiler.export.parity import (
-    DRIFT,
     EXACT,
     FAST,
     Agreement,
@@ -74,7 +73,7 @@ def test_outside_the_tolerance(found: Agreement, tolerance, message: str) -> Non
         (agreement(max_error=9e-4), EXACT),
         (agreement(max_error=1.0, top1_agreement=0.96), FAST),
         (agreement(top1_agreement=0.9, compared=20), FAST),
-        (agreement(max_error=5.0, top1_agreement=0.5), DRIFT),
+        (agreement(perplexity=31.0, reference_perplexity=30.0, compared=500), FAST),
     ],
 )
 def test_within_the_tolerance(found: Agreement, tolerance) -> None:
