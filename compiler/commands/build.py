@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from compiler.build import build
 from compiler.request import Request
 from planner.documents import load_plan
 from planner.errors import UsageError
@@ -55,6 +54,9 @@ def command(
         restart=restart,
         quiet=quiet,
     )
+    # After everything cheap has been read and checked: torch takes seconds to load.
+    from compiler.build import build
+
     manifest = build(request, lambda text: None if quiet else click.echo(text, err=True))
     if as_json:
         document = {

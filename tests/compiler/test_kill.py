@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from compiler.artifact import verify
-from compiler.cli import INTERRUPTED, main
+from compiler.cli import main
 from compiler.workspace import Workspace
+from planner.verbs import INTERRUPTED
 
 KILLS = int(os.environ.get("PARETUNE_KILLS", "3"))
 """Every kill costs the start of a process; acceptance is shown with 20."""
