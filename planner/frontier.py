@@ -1,4 +1,4 @@
-"""Every candidate's numbers side by side: what the limits cut off, who dominates whom, the choice."""
+"""Every candidate's numbers side by side: limits, dominance and the choice."""
 
 from typing import Literal
 
