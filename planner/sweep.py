@@ -162,6 +162,9 @@ def _columns(members: Sequence[Adapter]) -> Adapter:
     fields: list[Any] = [
         np.array(field, float) for field in zip(*(m.cost for m in members), strict=True)
     ]
+    for field in fields:
+        # A formula that adds to a column in place would spoil it for the next one.
+        field.flags.writeable = False
     return members[0]._replace(cost=AdapterCost(*fields))
 
 
@@ -195,14 +198,11 @@ def objectives(swept: Sweep, chosen: "Indices") -> "npt.NDArray[np.float64]":
 def pareto_front(rows: "npt.NDArray[np.float64]") -> "Indices":
     """Places of the rows that no other row dominates; of equal rows the first.
 
-    Rows in the order of their sum of ranks: whoever dominates comes before whom it dominates.
+    Rows are taken in lexicographic order: whoever dominates comes before whom it dominates.
     """
     import numpy as np  # noqa: PLC0415, a plan needs none of it
 
-    _, first = np.unique(rows, axis=0, return_index=True)
-    first = np.sort(first)
-    ranks = np.argsort(np.argsort(rows[first], axis=0, kind="stable"), axis=0, kind="stable")
-    left = first[np.argsort(ranks.sum(axis=1), kind="stable")]
+    _, left = np.unique(rows, axis=0, return_index=True)
     found = []
     while len(left):
         best, left = left[0], left[1:]
