@@ -1,6 +1,6 @@
 """A candidate's numbers and the constraints it breaks."""
 
-from itertools import product
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from planner.candidates import Adapter, Form, Refusal, adapters, forms, quality
@@ -105,34 +105,63 @@ def optimizer_of(scenario: Scenario, adapter: Adapter) -> str:
     return adapter.method.optimizer if scenario.training.kind == "gpu" else "adamw"
 
 
-def _cuts(scenario: Scenario) -> list[tuple[str, int, int]]:
-    """Checkpointing, batch size and accumulation of one step, the fastest first."""
+def cuts(scenario: Scenario) -> list[tuple[str, list[int]]]:
+    """Checkpointing and the batch sizes to try, the fastest first."""
     pinned, whole = scenario.spec.pinned, scenario.effective_batch
     modes = [pinned.checkpointing] if pinned.checkpointing else ["none", "block"]
     sizes = [pinned.batch_size] if pinned.batch_size else [s for s in BATCHES if s <= whole]
-    return [
-        (mode, size, pinned.gradient_accumulation or -(-whole // size))
-        for mode, size in product(modes, sizes)
-    ]
+    return [(mode, sizes) for mode in modes]
+
+
+def accumulation(scenario: Scenario, batch_size: int) -> int:
+    """Micro-batches of one optimizer step."""
+    return scenario.spec.pinned.gradient_accumulation or -(-scenario.effective_batch // batch_size)
 
 
 def _best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
-    """The first way to cut a step that fits; else the one that needs least."""
-    cuts = _cuts(scenario)
+    """The fastest way to cut a step that fits; else the one that needs least."""
     tried: list[Micro] = []
-    for cut in cuts:
-        micro = _micro(scenario, adapter, format_, cut)
-        tried.append(micro)
-        if micro.required_bytes <= scenario.training_budget_bytes:
-            tried.append(_micro(scenario, adapter, format_, cuts[-1]))
-            break
-    least = min(tried, key=lambda m: m.required_bytes)
-    best = micro if micro.required_bytes <= scenario.training_budget_bytes else least
-    return best._replace(least_required_bytes=least.required_bytes)
+    for mode, sizes in cuts(scenario):
+        found = _largest(scenario, adapter, format_, mode, sizes)
+        tried += found
+        if found[-1].required_bytes <= scenario.training_budget_bytes:
+            # What could be saved at most is shown beside what is used.
+            last, least = cuts(scenario)[-1]
+            tried.append(_micro(scenario, adapter, format_, last, least[-1]))
+            thriftiest = min(m.required_bytes for m in tried)
+            return found[-1]._replace(least_required_bytes=thriftiest)
+    best = min(tried, key=lambda m: m.required_bytes)
+    return best._replace(least_required_bytes=best.required_bytes)
 
 
-def _micro(scenario: Scenario, adapter: Adapter, format_: str, cut: tuple[str, int, int]) -> Micro:
-    mode, batch, accumulation = cut
+def _largest(
+    scenario: Scenario, adapter: Adapter, format_: str, mode: str, sizes: Sequence[int]
+) -> list[Micro]:
+    """What was tried; the last is the largest batch that fits, or else the smallest one.
+
+    Memory rises with the batch size, except that the whole batch at once keeps no gradients
+    between its pieces; so that is tried first, and the rest by halves.
+    """
+    tried = [_micro(scenario, adapter, format_, mode, sizes[0])]
+    low, high = 1, len(sizes) - 1
+    if tried[0].required_bytes <= scenario.training_budget_bytes or high == 0:
+        return tried
+    tried.append(_micro(scenario, adapter, format_, mode, sizes[high]))
+    if tried[-1].required_bytes > scenario.training_budget_bytes:
+        return tried
+    best = tried[-1]
+    while low < high:
+        middle = (low + high) // 2
+        tried.append(_micro(scenario, adapter, format_, mode, sizes[middle]))
+        if tried[-1].required_bytes <= scenario.training_budget_bytes:
+            best, high = tried[-1], middle
+        else:
+            low = middle + 1
+    return [*tried, best]
+
+
+def _micro(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Micro:
+    repeats = accumulation(scenario, batch)
     compute = compute_of(scenario)
     step = Step(
         method=adapter.method,
@@ -142,18 +171,18 @@ def _micro(scenario: Scenario, adapter: Adapter, format_: str, cut: tuple[str, i
         batch_size=batch,
         sequence_length=scenario.sequence_length,
         checkpointing=mode,
-        accumulates=accumulation > 1,
+        accumulates=repeats > 1,
         causal=scenario.causal,
         labels=scenario.labels,
     )
     memory = training_memory(scenario.architecture, adapter.cost, step)
     passes = (3.0 if adapter.method.trains_base else 2.0) + (mode == "block")
     # Batches are padded to their own longest example, about twice the mean.
-    tokens = batch * accumulation * min(scenario.sequence_length, 2 * scenario.mean_tokens)
+    tokens = batch * repeats * min(scenario.sequence_length, 2 * scenario.mean_tokens)
     work = training_step(scenario.architecture, adapter.cost, tokens, passes)
     return Micro(
         batch_size=batch,
-        gradient_accumulation=accumulation,
+        gradient_accumulation=repeats,
         checkpointing=mode,
         memory=memory,
         required_bytes=required(

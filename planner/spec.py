@@ -7,12 +7,16 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 
-Task = Literal["causal_lm", "sequence_classification"]
-Family = Literal["instruction", "code", "math", "domain", "style", "classification"]
-Format = Literal["fp32", "bf16", "nf4"]
+Task = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "image_classification"]
+Family = Literal["instruction", "code", "math", "domain", "style", "classification", "image"]
+Format = Literal["fp32", "bf16", "int8", "nf4"]
 Compute = Literal["fp32", "bf16"]
-Priority = Literal["balanced", "quality", "memory", "latency", "storage", "simplicity"]
-Runtime = Literal["paretune", "onnxruntime", "vllm", "lorax", "llama.cpp"]
+Checkpointing = Literal["none", "block"]
+Attention = Literal["flash", "full"]
+Optimizer = Literal["adamw", "adamw8bit", "paged_adamw8bit", "galore", "sgd"]
+Loss = Literal["chunked", "full"]
+Priority = Literal["balanced", "quality", "memory", "latency", "storage", "time", "simplicity"]
+Runtime = Literal["paretune", "onnxruntime", "onnxruntime-genai", "vllm", "lorax", "llama.cpp"]
 
 
 class Section(BaseModel):
@@ -108,7 +112,7 @@ class Pinned(Section):
     batch_size: Count | None = None
     gradient_accumulation: Count | None = None
     sequence_length: Count | None = None
-    checkpointing: Literal["none", "block"] | None = None
+    checkpointing: Checkpointing | None = None
     export: Literal["unmerged", "merged"] | None = None
     precision: Literal["exact", "fast"] | None = None
 
