@@ -6,7 +6,7 @@ from typing import get_args
 import click
 
 from planner.documents import validated
-from planner.estimate import Case, Estimate, estimate
+from planner.estimation import Case, Estimate, estimate
 from planner.options import as_json, print_json
 from planner.render import figure_lines
 from planner.spec import Attention, Checkpointing, Compute, Format, Loss, Optimizer

@@ -4,9 +4,9 @@ import pytest
 
 from planner.catalog import specs_folder
 from planner.documents import load_spec
-from planner.frontier import Frontier, dominance_graph, frontier
 from planner.recommendation import recommend
 from planner.spec import Spec
+from planner.tradeoffs import Frontier, dominance_graph, frontier
 
 EXAMPLES = ["llama-3.1-8b-24gb", "smollm2-tenants", "minilm-classifiers"]
 
