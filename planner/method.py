@@ -22,8 +22,10 @@ ATTENTION = (
     "attention.qkv",
     "attention.output",
 )
-MLP = ("mlp.gate", "mlp.up", "mlp.down")
-ROLES = (*ATTENTION, *MLP, "linear", "head", "classifier", "embedding")
+MLP = ("mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down")
+EXPERTS = ("experts.gate", "experts.up", "experts.down")
+"""Not among all linears: a model keeps its routed experts in one tensor, which is no linear."""
+ROLES = (*ATTENTION, *MLP, *EXPERTS, "router", "linear", "head", "classifier", "embedding")
 ALL_LINEAR = (*ATTENTION, *MLP, "linear")
 """Every linear but the output head and the classifier, as PEFT's "all-linear"."""
 

@@ -1,0 +1,22 @@
+"""Qwen2 and Qwen2.5 (Yang et al., 2024): Llama's blocks with biases on query, key and value."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from planner.architecture.dimensions import Dimensions
+from planner.architecture.families import llama
+from planner.architecture.modules import Module, Norm, repeat
+
+
+def block(size: Dimensions) -> Iterator[Module]:
+    yield Norm("input_layernorm", size.hidden, bias=False)
+    yield from llama.attention(size, qkv_bias=size.flag("attention_bias"), output_bias=False)
+    yield Norm("post_attention_layernorm", size.hidden, bias=False)
+    yield from llama.gated_mlp("mlp", size.hidden, size.intermediate)
+
+
+def modules(size: Dimensions) -> Iterator[Module]:
+    return llama.model(size, repeat("model.layers", size.layers, block(size)))
+
+
+FAMILY = replace(llama.FAMILY, modules=modules, options={"attention_bias": True})

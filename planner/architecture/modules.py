@@ -1,0 +1,50 @@
+"""What a family is made of: linears, norms and other parameters, each under its module's name."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
+
+
+class Linear(NamedTuple):
+    """A weight [out_features, in_features] and perhaps a bias [out_features]."""
+
+    name: str
+    role: str
+    out_features: int
+    in_features: int
+    bias: bool = False
+
+
+class Norm(NamedTuple):
+    """A normalisation over `width` numbers, with its weight and perhaps a bias."""
+
+    name: str
+    width: int
+    bias: bool
+
+    @property
+    def parameters(self) -> int:
+        return self.width * (2 if self.bias else 1)
+
+
+class Table(NamedTuple):
+    """Parameters that no method targets: embeddings, positions, tokens, poolers."""
+
+    name: str
+    size: int
+
+
+Module: TypeAlias = Linear | Norm | Table
+
+
+def repeat(prefix: str, count: int, block: Iterable[Module]) -> Iterator[Module]:
+    """The modules of `count` equal blocks, named prefix.number.name."""
+    modules = tuple(block)
+    for number in range(count):
+        for module in modules:
+            yield module._replace(name=f"{prefix}.{number}.{module.name}")
+
+
+def below(prefix: str, modules: Iterable[Module]) -> Iterator[Module]:
+    """The modules under a longer name."""
+    for module in modules:
+        yield module._replace(name=f"{prefix}.{module.name}")
