@@ -6,7 +6,6 @@ from planner import catalog
 from planner.architecture import Architecture, architecture
 from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
-from planner.cost.latency import Served, first_token, per_token
 from planner.cost.memory import (
     BITS_PER_WEIGHT,
     Load,
@@ -17,7 +16,6 @@ from planner.cost.memory import (
 )
 from planner.cost.trace import ShapeTensor, linear_cost
 from planner.method import Method, Target, method, target_dimensions
-from planner.spec import Hardware
 
 TINY = {
     "model_type": "llama",
@@ -196,22 +194,3 @@ def test_vera_tenants_share_their_pair() -> None:
     assert vera.shared_bytes == 4 * 64 * (128 + 128)
     assert vera.row_bytes < lora.row_bytes / 4
     assert vera.stored_bytes == 4 * vera.trainable_parameters
-
-
-def test_decoding_is_bound_by_bandwidth_and_prompts_by_arithmetic() -> None:
-    shape = catalog.model("llama-3.1-8b").architecture
-    linears = linears_of(method("lora"), ALL, shape)
-    adapter = adapter_cost(method("lora"), 16, linears, shape)
-    served = Served("bf16", "unmerged", "exact")
-    load = LOAD._replace(sequences=1, context_length=2048, prompt_tokens=1024, other_bytes=2)
-    decode = per_token(shape, adapter, served, load)
-    fast_arithmetic = Hardware(
-        kind="gpu", memory_gib=80, bandwidth_gb_per_second=1000, fp32_tflops=1000
-    )
-    seconds = decode.seconds(fast_arithmetic, "fp32")
-    # 7.0e9 linear weights and the head at two bytes, one row, half of 2048 tokens of cache.
-    assert seconds == pytest.approx(decode.bytes_moved / 0.7e12)
-    assert decode.bytes_moved == pytest.approx(15.0e9 + 168e6 + 134e6, rel=0.01)
-    prompt = first_token(shape, adapter, served, load)
-    assert prompt.flops / decode.flops > 500
-    assert decode.seconds(Hardware(kind="gpu", memory_gib=80), "fp32") is None
