@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def process(spec: Path) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of one `planner recommend`; infeasible ones count too."""
+    """Wall seconds and peak resident bytes of one `planner recommend`, feasible or not."""
     command = [sys.executable, "-m", "planner.cli", "recommend", str(spec)]
     null = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     start = time.perf_counter()
