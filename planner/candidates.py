@@ -18,6 +18,7 @@ from planner.method import (
     buildable,
     buildable_method,
     method,
+    methods,
 )
 from planner.quality import (
     UNKNOWN,
@@ -74,7 +75,7 @@ def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapt
     """Every method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
     selected: dict[tuple[str, ...], TargetSet] = {}
-    for name, found in _methods(pinned.method).items():
+    for name, found in _methods(pinned.method, unbuildable=unbuildable).items():
         quality = method_quality(name)
         if quality is None:
             if pinned.method is None:
@@ -92,8 +93,10 @@ def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapt
                 yield _adapter(scenario, found, rank, targets, linears, quality)
 
 
-def _methods(pinned: str | None) -> dict[str, Method]:
-    return buildable() if pinned is None else {pinned: buildable_method(pinned)}
+def _methods(pinned: str | None, *, unbuildable: bool) -> dict[str, Method]:
+    if pinned is not None:
+        return {pinned: method(pinned) if unbuildable else buildable_method(pinned)}
+    return methods() if unbuildable else buildable()
 
 
 def _adapter(

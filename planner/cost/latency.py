@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import larger
+from planner.cost.elementwise import larger, where
 from planner.cost.memory import BITS_PER_WEIGHT, COMPUTE_BYTES, Load, cache_bytes, weights_bytes
 from planner.cost.rates import reached
 from planner.spec import Hardware
@@ -70,7 +70,7 @@ class Engine(NamedTuple):
 
     def host_seconds(self, *, adapted: bool, quantised: bool) -> float:
         """Per block and pass."""
-        kernels = self.block_kernels + (self.adapter_kernels if adapted else 0.0)
+        kernels = self.block_kernels + where(adapted, self.adapter_kernels, 0.0)
         return self.seconds_per_kernel * (kernels + (self.dequantise_kernels if quantised else 0.0))
 
 
@@ -298,7 +298,7 @@ def _untouched_bytes(shape: Architecture, format_: str, tokens: float) -> float:
     if not shape.experts:
         return 0.0
     routed = shape.idle_parameters * shape.experts / (shape.experts - shape.experts_per_token)
-    missed = (1.0 - shape.experts_per_token / shape.experts) ** tokens
+    missed: float = (1.0 - shape.experts_per_token / shape.experts) ** tokens
     return routed * missed * BITS_PER_WEIGHT[format_] / 8
 
 
