@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
+from planner.cost.elementwise import larger
 from planner.cost.memory import Load, cache_bytes, weights_bytes
 from planner.spec import Hardware
 
@@ -31,7 +32,7 @@ class Work(NamedTuple):
             return None
         arithmetic = self.flops / (peak * 1e12 * COMPUTE_FRACTION)
         traffic = self.bytes_moved / (device.bandwidth_gb_per_second * 1e9 * BANDWIDTH_FRACTION)
-        return max(arithmetic, traffic)
+        return larger(arithmetic, traffic)
 
 
 class Served(NamedTuple):
