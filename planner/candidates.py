@@ -61,7 +61,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def adapters(scenario: Scenario) -> Iterator[Adapter | Refusal]:
+def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapter | Refusal]:
     """Every method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
     chosen = methods() if pinned.method is None else {pinned.method: method(pinned.method)}
@@ -233,9 +233,8 @@ def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal |
     return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
 
 
-def quality(scenario: Scenario, adapter: Adapter, form: Form) -> Quality:
-    """Points against LoRA on all linears of a 16-bit base, with a half-width."""
-    found = adapter.quality + format_quality(
-        scenario.family, form.format, scenario.architecture.parameters
-    )
+def form_quality(scenario: Scenario, form: Form) -> Quality:
+    """Points that the form adds to its adapter's, and the noise of any measurement."""
+    parameters = scenario.architecture.parameters
+    found = format_quality(scenario.family, form.format, parameters)
     return found + serving_quality(form.format, form.export, form.precision) + noise()

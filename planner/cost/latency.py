@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import Number, larger
+from planner.cost.elementwise import larger
 from planner.cost.memory import BITS_PER_WEIGHT, COMPUTE_BYTES, Load, cache_bytes, weights_bytes
 from planner.cost.rates import reached
 from planner.spec import Hardware
@@ -87,6 +87,7 @@ EAGER_SERVER = EAGER._replace(block_kernels=20, waits=True, activation_share=0.3
 ENGINES = {
     "paretune": FUSED,
     "onnxruntime": FUSED,
+    "onnxruntime-genai": FUSED,
     "llama.cpp": FUSED._replace(element_bytes=2),
     "vllm": CAPTURED,
     "lorax": CAPTURED,
@@ -94,18 +95,18 @@ ENGINES = {
 
 
 class Work(NamedTuple):
-    """Operations by arithmetic, bytes by kind, and seconds of the host; numbers or columns."""
+    """Operations by arithmetic, bytes by kind, and seconds of the host."""
 
-    flops: Number
-    bytes_moved: Number
-    adapter_flops: Number = 0.0
-    fast_flops: Number = 0.0
-    traffic_bytes: Number = 0.0
-    link_bytes: Number = 0.0
-    host_seconds: Number = 0.0
+    flops: float
+    bytes_moved: float
+    adapter_flops: float = 0.0
+    fast_flops: float = 0.0
+    traffic_bytes: float = 0.0
+    link_bytes: float = 0.0
+    host_seconds: float = 0.0
     waits: bool = True
 
-    def seconds(self, device: Hardware, compute: str) -> Number | None:
+    def seconds(self, device: Hardware, compute: str) -> float | None:
         """None where the device's figures are unknown."""
         rates = reached(device, compute)
         if rates is None:
@@ -133,8 +134,8 @@ class Served(NamedTuple):
 class Throughput(NamedTuple):
     """Of one device with a full batch."""
 
-    requests_per_second: Number
-    tokens_per_second: Number
+    requests_per_second: float
+    tokens_per_second: float
 
 
 def first_token(shape: Architecture, adapter: AdapterCost, served: Served, load: Load) -> Work:
@@ -170,7 +171,7 @@ def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: L
 
 
 def throughput(
-    prompt: Work, step: Work, load: Load, output_tokens: Number, device: Hardware, compute: str
+    prompt: Work, step: Work, load: Load, output_tokens: float, device: Hardware, compute: str
 ) -> Throughput | None:
     """Of continuous batching: a request takes its prompt, and its share of every step it is in.
 
@@ -193,15 +194,15 @@ def miss_rate(active_tenants: int, slots: int) -> float:
 def training_step(
     shape: Architecture,
     adapter: AdapterCost,
-    tokens: Number,
+    tokens: float,
     passes: float,
     *,
-    micro_batches: Number = 1,
-    sequence_length: Number = 0,
+    micro_batches: float = 1,
+    sequence_length: float = 0,
     recomputes: float = 0.0,
     format_: str = "bf16",
     compute: str = "bf16",
-    trained: Number | None = None,
+    trained: float | None = None,
     trained_bytes: float = 4.0,
 ) -> Work:
     """`tokens` of `micro_batches` and one update of `trained` numbers.
@@ -232,7 +233,7 @@ def training_step(
     )
 
 
-def cost_usd(seconds: Number | None, device: Hardware) -> Number | None:
+def cost_usd(seconds: float | None, device: Hardware) -> float | None:
     """At the device's price by the hour; None where either is unknown."""
     if seconds is None or device.price_per_hour_usd is None:
         return None
@@ -240,7 +241,7 @@ def cost_usd(seconds: Number | None, device: Hardware) -> Number | None:
 
 
 def _pass(
-    shape: Architecture, adapter: AdapterCost, served: Served, load: Load, tokens: Number
+    shape: Architecture, adapter: AdapterCost, served: Served, load: Load, tokens: float
 ) -> Work:
     """What one forward pass over `tokens` has in common, as prompt or as batch."""
     unmerged = served.export == "unmerged"
@@ -259,8 +260,7 @@ def _pass(
         adapter_flops=2.0 * tokens * adapter.multiplications if unmerged else 0.0,
         fast_flops=products if fast else 0.0,
         traffic_bytes=traffic,
-        host_seconds=_blocks(shape)
-        * engine.host_seconds(adapted=unmerged and adapter.row_bytes > 0, quantised=quantised),
+        host_seconds=_blocks(shape) * engine.host_seconds(adapted=unmerged, quantised=quantised),
         waits=engine.waits,
     )
 
@@ -293,7 +293,7 @@ def _converted_bytes(shape: Architecture, format_: str, compute: str) -> float:
     return shape.linear_parameters * (BITS_PER_WEIGHT[format_] / 8 + 2.0 * element)
 
 
-def _untouched_bytes(shape: Architecture, format_: str, tokens: Number) -> Number:
+def _untouched_bytes(shape: Architecture, format_: str, tokens: float) -> float:
     """Of the experts that none of the tokens is routed to, where routes are even."""
     if not shape.experts:
         return 0.0

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
+from planner.cost.elementwise import larger
 from planner.method import Method
 
 BITS_PER_WEIGHT = {"fp32": 32.0, "bf16": 16.0, "nf4": 4.0 + 8 / 64 + 32 / (64 * 256)}
@@ -55,7 +56,7 @@ class TrainingMemory(NamedTuple):
         backward = self.activations_bytes + self.logits_bytes
         if self.accumulates:
             backward += self.gradients_bytes
-        return self.workspace_bytes + max(backward, self.gradients_bytes)
+        return self.workspace_bytes + larger(backward, self.gradients_bytes)
 
     @property
     def peak_allocated_bytes(self) -> float:
@@ -99,10 +100,10 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     if step.method.trains_base:
         trained, width = shape.parameters, COMPUTE_BYTES[step.format]
     if not step.causal:
-        trained += step.labels * (shape.hidden + 1)
+        trained = trained + step.labels * (shape.hidden + 1)
     states = STATE_BYTES[step.optimizer] * (width / 4 if step.optimizer == "adamw" else 1)
     frozen_pairs = adapter.stored_bytes + adapter.shared_bytes
-    own = 0.0 if step.method.trains_base else max(frozen_pairs, trained * width)
+    own = 0.0 if step.method.trains_base else larger(frozen_pairs, trained * width)
     return TrainingMemory(
         weights_bytes=weights_bytes(shape, step.format, other),
         adapters_bytes=own,
@@ -180,7 +181,7 @@ def serving_memory(
 ) -> ServingMemory:
     """One base and a bank with a row per active tenant, or one merged model per active tenant."""
     weights = weights_bytes(shape, format_, load.other_bytes)
-    bank = float(load.sequences * adapter.row_bytes + adapter.shared_bytes)
+    bank = load.sequences * adapter.row_bytes + adapter.shared_bytes
     if export == "merged":
         weights, bank = weights * load.sequences, 0.0
     return ServingMemory(

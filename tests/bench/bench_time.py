@@ -146,7 +146,8 @@ def serving() -> Iterator[Line]:
     for row in rows("serving"):
         shape = model(row["model"])
         cost = served_adapters(row["ranks"], int(row["adapters"]), shape)
-        served = Served("bf16", "unmerged", "exact", EAGER_SERVER)
+        bare = EAGER_SERVER._replace(adapter_kernels=0)
+        served = Served("bf16", "unmerged", "exact", EAGER_SERVER if cost.row_bytes else bare)
         found = Serving(shape, cost, served, device)
         offered, duration = (
             float(row["offered_requests_per_second"]),
@@ -166,7 +167,8 @@ def decoding() -> Iterator[Line]:
     for row in rows("decoding"):
         shape = model(row["model"])
         load = LOAD._replace(context_length=256)
-        work = per_token(shape, NONE, Served(row["format"], "unmerged", "exact", EAGER), load)
+        bare = EAGER._replace(adapter_kernels=0)
+        work = per_token(shape, NONE, Served(row["format"], "unmerged", "exact", bare), load)
         published = 1 / float(row["tokens_per_second"])
         predicted = seconds(work, catalog.hardware(row["hardware"]))
         yield Line(f"{row['model']} {row['format']}, LitGPT", "s/token", published, predicted)
