@@ -1,5 +1,6 @@
 """The numbers of a plan, each with its evidence, its source and its band; units in the keys."""
 
+from planner.calibration_builds import Correction, correction, hardware_key
 from planner.cost import rates
 from planner.cost.latency import TIME_BAND, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND
@@ -30,11 +31,8 @@ def figures(
         ),
     }
     found |= _parts("training", memory.parts())
-    device = scenario.training
-    found["training.step_seconds"] = _seconds(chosen.micro.step_seconds, device)
     total = _total_seconds(scenario, chosen, schedule, examples_per_step)
-    found["training.total_seconds"] = _seconds(total, device)
-    found["training.cost_usd"] = _money(total, device)
+    found |= _training_time(scenario, chosen.micro.step_seconds, total)
     found["trainable_parameters"] = _exact(trainable, "derived", COUNT_SOURCE)
     if not scenario.causal:
         head = scenario.labels * (scenario.architecture.hidden + 1)
@@ -43,6 +41,35 @@ def figures(
     found |= _serving(scenario, chosen)
     found["quality.difference_points"] = _points(chosen)
     return found
+
+
+def _training_time(
+    scenario: Scenario, step: float | None, total: float | None
+) -> dict[str, Figure]:
+    """Corrected by what builds on this machine took, where enough of them are known."""
+    device = scenario.training
+    found = {}
+    for name, seconds in (("step_seconds", step), ("total_seconds", total)):
+        key = f"training.{name}"
+        found[key] = _seconds(seconds, device)
+        learned = correction(key, hardware_key(scenario.spec.training.hardware))
+        if learned is not None and seconds is not None:
+            found[f"training.uncorrected_{name}"] = found[key]
+            found[key] = _corrected(seconds, learned)
+    whole = found["training.total_seconds"]
+    price = cost_usd(whole.value, device)
+    found["training.cost_usd"] = _money(price, whole)
+    return found
+
+
+def _corrected(seconds: float, learned: Correction) -> Figure:
+    return Figure(
+        value=seconds * learned.factor,
+        evidence="measured",
+        source=f"{learned.builds} builds on this machine took {learned.factor:.2f} x the roofline",
+        low=seconds * learned.low,
+        high=seconds * learned.high,
+    )
 
 
 def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
@@ -64,8 +91,9 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
         rate = chosen.tokens_per_second
         found["latency.per_token_seconds"] = _seconds(chosen.per_token_seconds, scenario.serving)
         found["latency.tokens_per_second"] = _seconds(rate, scenario.serving)
-        million = None if rate is None else 1e6 / rate
-        found["serving.usd_per_million_tokens"] = _money(million, scenario.serving)
+        million = _seconds(None if rate is None else 1e6 / rate, scenario.serving)
+        price = cost_usd(million.value, scenario.serving)
+        found["serving.usd_per_million_tokens"] = _money(price, million)
     return found
 
 
@@ -115,11 +143,18 @@ def _seconds(value: float | None, device: Hardware) -> Figure:
     )
 
 
-def _money(seconds: float | None, device: Hardware) -> Figure:
-    price = cost_usd(seconds, device)
-    if price is None:
+def _money(price: float | None, time: Figure) -> Figure:
+    """As sure as the time that it is paid for."""
+    if price is None or not time.value:
         return Figure(value=None, evidence="assumed", source=UNPRICED_SOURCE)
-    return _seconds(price, device).model_copy(update={"source": PRICE_SOURCE})
+    ratio = price / time.value
+    return Figure(
+        value=price,
+        evidence=time.evidence,
+        source=PRICE_SOURCE,
+        low=None if time.low is None else time.low * ratio,
+        high=None if time.high is None else time.high * ratio,
+    )
 
 
 def _exact(value: float, evidence: Evidence, source: str) -> Figure:

@@ -298,7 +298,7 @@ def _untouched_bytes(shape: Architecture, format_: str, tokens: float) -> float:
     if not shape.experts:
         return 0.0
     routed = shape.idle_parameters * shape.experts / (shape.experts - shape.experts_per_token)
-    missed = (1.0 - shape.experts_per_token / shape.experts) ** tokens
+    missed: float = (1.0 - shape.experts_per_token / shape.experts) ** tokens
     return routed * missed * BITS_PER_WEIGHT[format_] / 8
 
 
