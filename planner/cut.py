@@ -132,7 +132,6 @@ def cost_of(scenario: Scenario, adapter: Adapter, step: Step) -> Micro:
         recomputes=float(recomputed),
         format_=step.format,
         compute=step.compute,
-        trained=scenario.architecture.parameters if whole else None,
         trained_bytes=COMPUTE_BYTES[step.format] if whole else 4.0,
     )
     return Micro(

@@ -1,5 +1,6 @@
 """A candidate's numbers and the constraints it breaks."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
@@ -72,21 +73,32 @@ class Search(NamedTuple):
 
 def search(scenario: Scenario, *, unbuildable: bool = False) -> Search:
     """Evaluate every candidate; of the ways to cut a step only the best is kept."""
-    found: list[Evaluated] = []
-    refusals: dict[Refusal, None] = {}
+    weighed = list(_weighed(scenario, unbuildable=unbuildable))
+    return Search(
+        candidates=tuple(each for each in weighed if isinstance(each, Evaluated)),
+        refusals=tuple(dict.fromkeys(each for each in weighed if isinstance(each, Refusal))),
+    )
+
+
+def is_feasible(scenario: Scenario) -> bool:
+    """Whether any candidate keeps every limit; ends with the first that does."""
+    weighed = _weighed(scenario, unbuildable=False)
+    return any(isinstance(each, Evaluated) and not each.violations for each in weighed)
+
+
+def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:
     for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
-            refusals[adapter] = None
+            yield adapter
             continue
         best: dict[str, Micro] = {}
         for form in forms(scenario, adapter):
             if isinstance(form, Refusal):
-                refusals[form] = None
+                yield form
                 continue
             if form.format not in best:
                 best[form.format] = best_micro(scenario, adapter, form.format)
-            found.append(evaluate(scenario, adapter, form, best[form.format]))
-    return Search(tuple(found), tuple(refusals))
+            yield evaluate(scenario, adapter, form, best[form.format])
 
 
 def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> Evaluated:

@@ -1,6 +1,6 @@
 """The spec: what a user declares. Everything but `model`, `task` and `vram_gib` has a default."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
@@ -117,6 +117,14 @@ class Pinned(Section):
     precision: Literal["exact", "fast"] | None = None
 
 
+def _empty() -> Any:  # noqa: ANN401, a default of whatever section
+    """A section left out is one with every default.
+
+    Validated inside the spec, so that a section's own validator is never built: start-up time.
+    """
+    return Field(default_factory=dict, validate_default=True)
+
+
 class Spec(Section):
     """Model, task and training memory, and whatever else the user knows.
 
@@ -129,7 +137,7 @@ class Spec(Section):
     vram_gib: Positive
     family: Family | None = None
     priority: Priority = "balanced"
-    training: TrainingSpec = TrainingSpec()
-    serving: Serving = Serving()
-    data: Data = Data()
-    pinned: Pinned = Pinned()
+    training: TrainingSpec = _empty()
+    serving: Serving = _empty()
+    data: Data = _empty()
+    pinned: Pinned = _empty()

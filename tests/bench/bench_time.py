@@ -82,7 +82,7 @@ def adapter(
     name: str, rank: int | None, targets: tuple[str, ...], shape: Architecture
 ) -> AdapterCost:
     found = method(name)
-    return adapter_cost(found, rank, adapted(found, target_set(select(targets, shape))))
+    return adapter_cost(found, rank, adapted(found, target_set(select(targets, shape))), shape)
 
 
 def served_adapters(ranks: str, count: int, shape: Architecture) -> AdapterCost:
@@ -181,15 +181,13 @@ def training() -> Iterator[Line]:
         shape, found = model(row["model"]), method(row["method"])
         rank = int(row["rank"]) if row["rank"] else None
         targets = tuple(row["targets"].split())
-        cost = NONE if found.trains_base else adapter(found.name, rank, targets, shape)
-        whole = found.trains_base
+        cost, whole = adapter(found.name, rank, targets, shape), found.trains_base
         work = training_step(
             shape,
             cost,
             float(row["tokens"]),
             3.0 if whole else 2.0,
             sequence_length=float(row["tokens"]) / int(row["batch_size"]),
-            trained=shape.parameters if whole else None,
             trained_bytes=2.0 if whole else 4.0,
         )
         predicted = seconds(work, catalog.hardware(row["hardware"]))

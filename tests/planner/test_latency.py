@@ -51,7 +51,8 @@ UNMERGED = Served("bf16", "unmerged", "exact")
 
 def lora(rank: int) -> AdapterCost:
     found = method("lora")
-    return adapter_cost(found, rank, adapted(found, target_set(select(("all-linear",), SHAPE))))
+    linears = adapted(found, target_set(select(("all-linear",), SHAPE)))
+    return adapter_cost(found, rank, linears, SHAPE)
 
 
 def seconds(work: Work, device: Hardware = MEASURED, compute: str = "bf16") -> float:
