@@ -9,7 +9,17 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.errors import UsageError
-from planner.method import ALL_LINEAR, MLP, ROLES, Method, Target, method, methods
+from planner.method import (
+    ALL_LINEAR,
+    MLP,
+    ROLES,
+    Method,
+    Target,
+    buildable,
+    buildable_method,
+    method,
+    methods,
+)
 from planner.quality import (
     UNKNOWN,
     Quality,
@@ -66,9 +76,8 @@ class Refusal(NamedTuple):
 def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapter | Refusal]:
     """Every method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
-    chosen = methods() if pinned.method is None else {pinned.method: method(pinned.method)}
     selected: dict[tuple[str, ...], TargetSet] = {}
-    for name, found in chosen.items():
+    for name, found in _methods(pinned.method, unbuildable=unbuildable).items():
         quality = method_quality(
             name, scenario.family, scenario.architecture.parameters, scenario.examples
         )
@@ -88,6 +97,12 @@ def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapt
                 yield _adapter(scenario, found, rank, targets, linears, quality)
 
 
+def _methods(pinned: str | None, *, unbuildable: bool) -> dict[str, Method]:
+    if pinned is not None:
+        return {pinned: method(pinned) if unbuildable else buildable_method(pinned)}
+    return methods() if unbuildable else buildable()
+
+
 def _adapter(
     scenario: Scenario,
     found: Method,
@@ -100,7 +115,7 @@ def _adapter(
     if rank is not None and found.scaling is not None and rank > smallest:
         reason = f"rank {rank} is more than the smallest side {smallest} of its targets"
         return Refusal(f"rank {rank}", "rank", reason)
-    cost = _cost(found.name, rank, linears)
+    cost = _cost(found.name, rank, linears, scenario.architecture)
     quality = quality + rank_quality(
         scenario.family,
         cost.trainable_parameters,
@@ -113,9 +128,9 @@ def _adapter(
 
 
 @lru_cache(maxsize=4096)
-def _cost(name: str, rank: int | None, linears: TargetSet) -> AdapterCost:
+def _cost(name: str, rank: int | None, linears: TargetSet, shape: Architecture) -> AdapterCost:
     """Kept, because relaxing a spec searches the same adapters again."""
-    return adapter_cost(method(name), rank, linears)
+    return adapter_cost(method(name), rank, linears, shape)
 
 
 def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from planner.candidates import Adapter
 from planner.cost.latency import training_step
-from planner.cost.memory import Step, TrainingMemory, training_memory
+from planner.cost.memory import COMPUTE_BYTES, Step, TrainingMemory, training_memory
 from planner.resolve import GIB, Scenario, lacks_bf16
 from planner.spec import Hardware
 
@@ -93,34 +93,56 @@ def _largest(
 
 
 def micro(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Micro:
-    repeats = accumulation(scenario, batch)
-    compute = compute_of(scenario)
-    step = Step(
+    return cost_of(scenario, adapter, step_of(scenario, adapter, format_, mode, batch))
+
+
+def step_of(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Step:
+    """The step as the compiler makes it."""
+    return Step(
         method=adapter.method,
         format=format_,
-        compute=compute,
+        compute=compute_of(scenario),
         optimizer=optimizer_of(scenario, adapter),
         batch_size=batch,
         sequence_length=scenario.sequence_length,
         checkpointing=mode,
-        accumulates=repeats > 1,
+        accumulates=accumulation(scenario, batch) > 1,
         causal=scenario.causal,
         labels=scenario.labels,
     )
+
+
+def cost_of(scenario: Scenario, adapter: Adapter, step: Step) -> Micro:
+    """What that step costs; the costs of `adapter` may be columns."""
     memory = training_memory(scenario.architecture, adapter.cost, step)
-    passes = (3.0 if adapter.method.trains_base else 2.0) + (mode == "block")
+    recomputed = step.checkpointing == "block"
+    passes = (3.0 if adapter.method.trains_base else 2.0) + recomputed
+    repeats = accumulation(scenario, step.batch_size)
     # Batches are padded to their own longest example, about twice the mean.
-    tokens = batch * repeats * min(scenario.sequence_length, 2 * scenario.mean_tokens)
-    work = training_step(scenario.architecture, adapter.cost, tokens, passes)
+    length = min(scenario.sequence_length, 2 * scenario.mean_tokens)
+    tokens = step.batch_size * repeats * length
+    whole = adapter.method.trains_base
+    work = training_step(
+        scenario.architecture,
+        adapter.cost,
+        tokens,
+        passes,
+        micro_batches=repeats,
+        sequence_length=length,
+        recomputes=float(recomputed),
+        format_=step.format,
+        compute=step.compute,
+        trained_bytes=COMPUTE_BYTES[step.format] if whole else 4.0,
+    )
     return Micro(
-        batch_size=batch,
+        batch_size=step.batch_size,
         gradient_accumulation=repeats,
-        checkpointing=mode,
+        checkpointing=step.checkpointing,
         memory=memory,
         required_bytes=required(
             memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training
         ),
-        step_seconds=work.seconds(scenario.training, compute),
+        step_seconds=work.seconds(scenario.training, step.compute),
     )
 
 

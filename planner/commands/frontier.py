@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from planner.documents import dump, load_spec, write
-from planner.frontier import Frontier, Point, frontier
 from planner.options import as_json, overrides, spec_file
+from planner.tradeoffs import Frontier, Point, frontier
 from planner.units import amount, seconds
 
 

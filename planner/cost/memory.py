@@ -100,7 +100,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     if step.method.trains_base:
         trained, width = shape.parameters, COMPUTE_BYTES[step.format]
     if not step.causal:
-        trained += step.labels * (shape.hidden + 1)
+        trained = trained + step.labels * (shape.hidden + 1)
     states = STATE_BYTES[step.optimizer] * (width / 4 if step.optimizer == "adamw" else 1)
     frozen_pairs = adapter.stored_bytes + adapter.shared_bytes
     own = 0.0 if step.method.trains_base else larger(frozen_pairs, trained * width)
