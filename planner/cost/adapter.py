@@ -54,7 +54,11 @@ def target_set(targets: tuple[Target, ...]) -> TargetSet:
 
 
 class AdapterCost(NamedTuple):
-    """Of one method, rank and set of targets; elements and multiplications are per token."""
+    """Of one method, rank and set of targets; elements and multiplications are per token.
+
+    Of `saved_elements`, `shared_inputs` are inputs of adapted linears, each once for all that keep
+    it; `own_inputs` would be kept if every adapted linear kept a copy of its own.
+    """
 
     trainable_parameters: int
     stored_bytes: int
@@ -62,18 +66,21 @@ class AdapterCost(NamedTuple):
     row_bytes: int
     multiplications: int
     saved_elements: int
+    shared_inputs: int = 0
+    own_inputs: int = 0
 
 
 def adapter_cost(method: Method, rank: int | None, targets: TargetSet) -> AdapterCost:
     """Exact for counts and bytes; `targets` are the linears the method really adapts."""
     inputs: dict[str, int] = {}
     widest = targets.widest
-    multiplications = saved = row_bytes = 0
+    multiplications = saved = row_bytes = own_inputs = 0
     for target, copies in targets.kinds:
         cost = linear_cost(method, rank, target, widest)
         multiplications += copies * cost.multiplications
         saved += copies * cost.saved_elements
         row_bytes += copies * cost.row_bytes
+        own_inputs += copies * target.in_features if cost.saves_input else 0
         source = INPUT_OF_ROLE.get(target.role, target.role)
         if cost.saves_input and source != "attended":
             inputs[source] = max(inputs.get(source, 0), copies * target.in_features)
@@ -85,6 +92,8 @@ def adapter_cost(method: Method, rank: int | None, targets: TargetSet) -> Adapte
         row_bytes=row_bytes + DIRECTORY_BYTES * targets.site_count,
         multiplications=multiplications,
         saved_elements=saved + sum(inputs.values()),
+        shared_inputs=sum(inputs.values()),
+        own_inputs=own_inputs,
     )
 
 

@@ -1,0 +1,291 @@
+"""Peak allocated bytes of a training step, by part.
+
+The peak is the largest of the moments at which a step holds most:
+
+    loss        every activation, and what the loss holds besides
+    backward    every activation, and the gradients that flow through the last block
+    end         every gradient, and the first block
+    step        every gradient, and what the optimizer's step needs besides
+
+Stored weights, adapters and optimizer states are there at all of them; gradients too from the
+second micro-batch on. With checkpointing a block's activations exist only while it is recomputed.
+"""
+
+from typing import NamedTuple
+
+from planner.architecture import Architecture
+from planner.cost.activations import Pass, block_bytes, blocks, mlp_tensors, outside_bytes
+from planner.cost.adapter import AdapterCost
+from planner.cost.elementwise import Number, larger, smaller
+from planner.cost.framework import PARETUNE, Framework
+from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
+from planner.method import Method
+
+FP32 = 4
+CHUNK_LOGITS = 2**25
+"""Logits that the compiler's loss holds at once (compiler/train/loss.py), reused by every chunk."""
+STATE_BLOCK = 256
+"""Numbers that share an fp32 scale in an 8-bit optimizer (Dettmers et al., 2022)."""
+GALORE_RANK = 128
+"""Of GaLore's projection where a plan gives none (Zhao et al., 2024, arXiv 2403.03507)."""
+
+STORED_BAND = 0.02
+"""Half-width for what is counted from shapes: rounding of an allocator."""
+LIVE_BAND = 0.15
+"""Half-width for what lives during a pass; assumed."""
+
+
+class TrainingMemory(NamedTuple):
+    """Bytes by part, each at its own largest; `peak_allocated_bytes` is at one moment."""
+
+    weights_bytes: Number
+    adapters_bytes: Number
+    gradients_bytes: Number
+    optimizer_bytes: Number
+    activations_bytes: Number
+    logits_bytes: Number
+    workspace_bytes: Number
+    live_bytes: Number
+
+    @property
+    def stored_bytes(self) -> Number:
+        return self.weights_bytes + self.adapters_bytes + self.optimizer_bytes
+
+    @property
+    def peak_allocated_bytes(self) -> Number:
+        return self.stored_bytes + self.live_bytes
+
+    @property
+    def half_width_bytes(self) -> Number:
+        return STORED_BAND * self.stored_bytes + LIVE_BAND * self.live_bytes
+
+    def parts(self) -> dict[str, Number]:
+        return {k: v for k, v in self._asdict().items() if k != "live_bytes"}
+
+
+class Step(NamedTuple):
+    """One micro-batch of training.
+
+    `adapter_dtype` is of the adapters and of a classifier's head, "fp32" or "bf16"; `loss` "full"
+    holds the logits of all tokens; `accumulates` says that gradients of another micro-batch are
+    there already.
+    """
+
+    method: Method
+    format: str
+    compute: str
+    optimizer: str
+    batch_size: Number
+    sequence_length: Number
+    checkpointing: str
+    accumulates: bool
+    causal: bool
+    labels: int
+    loss: str = "chunked"
+    attention: str = "flash"
+    dropout: float = 0.0
+    adapter_dtype: str = "fp32"
+    framework: Framework = PARETUNE
+
+    @property
+    def element(self) -> int:
+        return COMPUTE_BYTES[self.compute]
+
+    @property
+    def adapter_element(self) -> int:
+        return COMPUTE_BYTES[self.adapter_dtype]
+
+    @property
+    def tokens(self) -> Number:
+        return self.batch_size * self.sequence_length
+
+    @property
+    def run(self) -> Pass:
+        return Pass(
+            self.sequence_length,
+            self.element,
+            self.attention,
+            self.framework,
+            trains_norms=self.method.trains_base,
+        )
+
+
+def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> TrainingMemory:
+    trained, width = _trained(shape, adapter, step)
+    gradients = trained * width
+    kept = _kept_bytes(shape, adapter, step)
+    loss = _loss_bytes(shape, step)
+    workspace = _workspace_bytes(shape, adapter, step)
+    flowing = step.tokens * _flowing_bytes(shape, step)
+    block = kept.block + workspace
+    loss_moment = kept.whole + loss
+    backward = kept.whole + kept.recomputed + larger(flowing, step.tokens * _norm_flow(shape, step))
+    if step.accumulates:
+        loss_moment, backward = loss_moment + gradients, backward + gradients
+    end = gradients + block + flowing
+    live = larger(larger(loss_moment, backward + workspace), end)
+    return TrainingMemory(
+        weights_bytes=_weights_bytes(shape, step),
+        adapters_bytes=_adapters_bytes(shape, adapter, step),
+        gradients_bytes=gradients,
+        optimizer_bytes=_optimizer_bytes(shape, step, trained, width),
+        activations_bytes=kept.whole + kept.recomputed,
+        logits_bytes=loss,
+        workspace_bytes=flowing + workspace,
+        live_bytes=live,
+    )
+
+
+def _trained(shape: Architecture, adapter: AdapterCost, step: Step) -> tuple[Number, int]:
+    """How many numbers are trained, and the bytes of one's gradient."""
+    head = 0 if step.causal else step.labels * (shape.hidden + 1)
+    if step.method.trains_base:
+        return shape.parameters + head, step.framework.master_bytes or step.element
+    return adapter.trainable_parameters + head, step.adapter_element
+
+
+def _weights_bytes(shape: Architecture, step: Step) -> Number:
+    framework, element = step.framework, step.element
+    if step.method.trains_base:
+        return shape.parameters * (framework.master_bytes or element)
+    head = shape.vocab * shape.hidden if shape.kind != "encoder" else 0
+    quantised = step.format in QUANTISED
+    format_ = step.compute if framework.dense_in_compute and not quantised else step.format
+    other = FP32 if format_ == "fp32" else element
+    stored = weights_bytes(shape, format_, other)
+    if shape.tied and not framework.ties_head:
+        stored += head * other
+    if quantised and framework.quantises_head:
+        stored -= head * (other - BITS_PER_WEIGHT[format_] / 8)
+    return stored
+
+
+def _adapters_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+    head = 0 if step.causal else step.labels * (shape.hidden + 1) * FP32
+    if step.method.trains_base:
+        return head
+    numbers = (adapter.stored_bytes + adapter.shared_bytes) / FP32
+    return larger(numbers, adapter.trainable_parameters) * step.adapter_element + head
+
+
+def _optimizer_bytes(shape: Architecture, step: Step, trained: Number, width: int) -> Number:
+    match step.optimizer:
+        case "adamw":
+            return 2 * width * trained
+        case "adamw8bit":
+            return (2 + 2 * FP32 / STATE_BLOCK) * trained
+        case "galore":
+            return _galore_bytes(shape, step, trained, width)
+        case _:
+            # Plain SGD has no state; pages of a paged optimizer are not the allocator's.
+            return 0.0 * trained
+
+
+def _galore_bytes(shape: Architecture, step: Step, trained: Number, width: int) -> Number:
+    """Moments of the projected gradients of linears, and their projections."""
+    if not step.method.trains_base:
+        return 2 * width * trained
+    projected = 0
+    for target in shape.targets:
+        if target.role == "head":
+            continue
+        narrow, wide = sorted((target.out_features, target.in_features))
+        rank = min(GALORE_RANK, narrow)
+        projected += 2 * rank * wide + rank * narrow
+    return width * (projected + 2 * (trained - shape.linear_parameters))
+
+
+class Kept(NamedTuple):
+    """Bytes kept for the backward pass: by the whole pass, by the block that is being recomputed,
+    and by one block.
+    """
+
+    whole: Number
+    recomputed: Number
+    block: Number
+
+
+def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
+    count = blocks(shape)
+    each = step.tokens * (
+        block_bytes(shape, step.run) + (_adapter_bytes(adapter, step) + _copies(shape, step)) / count
+    )
+    each += _casts_bytes(shape, adapter, step) / count
+    outside = step.tokens * outside_bytes(shape, step.run)
+    if step.checkpointing == "block":
+        return Kept(step.tokens * count * shape.hidden * step.element + outside, each, each)
+    return Kept(count * each + outside, 0.0, each)
+
+
+def _adapter_bytes(adapter: AdapterCost, step: Step) -> Number:
+    """Per token, of all adapters."""
+    casts = step.framework.casts_inputs and step.adapter_dtype != step.compute
+    inner = adapter.saved_elements - adapter.shared_inputs
+    element = step.adapter_element if casts else step.element
+    if step.dropout:
+        # The dropped input and its mask, of every adapted linear.
+        return inner * element + adapter.own_inputs * (element + 1)
+    return inner * element + (adapter.own_inputs if casts else adapter.shared_inputs) * element
+
+
+def _copies(shape: Architecture, step: Step) -> Number:
+    """Per token, what quantised products keep: this micro-batch's, and the last one's."""
+    framework = step.framework
+    if step.format not in QUANTISED or not framework.keeps_quantised_inputs:
+        return 0.0
+    norms = sum(norm.width == shape.hidden for norm in shape.norms) - 1
+    inputs = min(norms, 2 * blocks(shape)) * shape.hidden
+    inputs += blocks(shape) * shape.active_intermediate
+    if framework.keeps_last_graph:
+        # The attention's output was freed with its graph, but for the product that reads it.
+        inputs += inputs + blocks(shape) * shape.heads * shape.head_dim
+    return inputs * step.element
+
+
+def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+    """Copies of trained numbers in the arithmetic's type, alive through a pass."""
+    if step.method.trains_base:
+        copied = step.framework.master_bytes not in (None, step.element)
+        return shape.parameters * step.element if copied else 0
+    if not step.framework.casts_adapters or step.adapter_dtype == step.compute:
+        return 0.0
+    numbers = (adapter.stored_bytes + adapter.shared_bytes) / FP32
+    return larger(numbers, adapter.trainable_parameters) * step.element
+
+
+def _flowing_bytes(shape: Architecture, step: Step) -> Number:
+    """Per token, gradients in the last MLP: of the residual, of the product, of its factors."""
+    width = (3 if shape.gated else 2) * shape.active_intermediate
+    return step.element * (shape.hidden + width)
+
+
+def _norm_flow(shape: Architecture, step: Step) -> Number:
+    """Per token, gradients in the last norm: of the residual, and in fp32 of the square."""
+    fp32 = 3 * FP32 * shape.hidden if shape.norm == "rmsnorm" else 0
+    return 2 * step.element * shape.hidden + fp32
+
+
+def _loss_bytes(shape: Architecture, step: Step) -> Number:
+    """What the loss holds besides the activations, at its largest."""
+    if not step.causal:
+        return step.batch_size * step.labels * step.framework.logit_bytes[step.compute]
+    logits = step.tokens * shape.vocab
+    if step.loss == "full":
+        return logits * step.framework.logit_bytes[step.compute]
+    copy = FP32 if step.compute != "fp32" else 0
+    chunk = smaller(logits, CHUNK_LOGITS) * (step.element + copy)
+    rows = 2 * step.tokens * shape.hidden * step.element
+    if not step.method.trains_base:
+        return chunk + rows
+    # The head's gradient in fp32, and a chunk's share of it.
+    return chunk + rows + shape.vocab * shape.hidden * (FP32 + step.element)
+
+
+def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+    """The largest weight while it is dequantised, or as an adapter computes with it."""
+    if step.format not in QUANTISED:
+        return 0.0
+    largest = shape.largest_weight
+    if step.framework.quantises_head and step.causal:
+        largest = max(largest, shape.vocab * shape.hidden)
+    return float(step.framework.dequantised_bytes[step.compute] * largest)
