@@ -28,6 +28,8 @@ class Framework(NamedTuple):
     ties_head                a tied head is the embedding's own memory
     dequantised_bytes        per weight while one is dequantised, by arithmetic
     logit_bytes              per logit of a full loss at its largest, by arithmetic
+    kept_logit_bytes         per logit when the backward pass reaches the head, by arithmetic
+    head_chunk_tokens        the head is read in pieces of so many tokens of a sequence; 0 is whole
     """
 
     name: str
@@ -44,6 +46,8 @@ class Framework(NamedTuple):
     ties_head: bool
     dequantised_bytes: Mapping[str, int]
     logit_bytes: Mapping[str, int]
+    kept_logit_bytes: Mapping[str, int]
+    head_chunk_tokens: int
 
 
 PARETUNE = Framework(
@@ -63,6 +67,8 @@ PARETUNE = Framework(
     dequantised_bytes={"fp32": 6, "bf16": 6},
     # The full loss, for comparison: the fp32 logits, log-softmax, and both their gradients.
     logit_bytes={"fp32": 16, "bf16": 14},
+    kept_logit_bytes={"fp32": 8, "bf16": 6},
+    head_chunk_tokens=0,
 )
 """This project's compiler."""
 
@@ -96,6 +102,8 @@ LITGPT_2023 = Framework(
     dequantised_bytes={"fp32": 6, "bf16": 4},
     # Fabric returns outputs in fp32, and cross entropy keeps their log-softmax.
     logit_bytes={"fp32": 8, "bf16": 8},
+    kept_logit_bytes={"fp32": 8, "bf16": 8},
+    head_chunk_tokens=128,
 )
 """LitGPT of October 2023: the longest example comes first, so no graph is left from before it."""
 

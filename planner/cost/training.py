@@ -118,7 +118,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     workspace = _workspace_bytes(shape, adapter, step)
     flowing = step.tokens * _flowing_bytes(shape, step)
     block = kept.block + workspace
-    loss_moment = kept.whole + loss
+    loss_moment = kept.whole + larger(loss, _head_bytes(shape, step))
     backward = kept.whole + kept.recomputed + larger(flowing, step.tokens * _norm_flow(shape, step))
     if step.accumulates:
         loss_moment, backward = loss_moment + gradients, backward + gradients
@@ -281,11 +281,20 @@ def _loss_bytes(shape: Architecture, step: Step) -> Number:
     return chunk + rows + shape.vocab * shape.hidden * (FP32 + step.element)
 
 
+def _head_bytes(shape: Architecture, step: Step) -> Number:
+    """When the backward pass reaches a quantised head: kept logits, a piece's, the dense head."""
+    framework = step.framework
+    if not (framework.quantises_head and step.causal and step.format in QUANTISED):
+        return 0.0 * step.tokens
+    kept = framework.kept_logit_bytes[step.compute]
+    # Of one piece the two gradients of the softmax in fp32, and their cast.
+    piece = step.batch_size * framework.head_chunk_tokens * (2 * FP32 + step.element)
+    head = shape.hidden * framework.dequantised_bytes[step.compute]
+    return shape.vocab * (step.tokens * kept + piece + head)
+
+
 def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
     """The largest weight while it is dequantised, or as an adapter computes with it."""
     if step.format not in QUANTISED:
         return 0.0
-    largest = shape.largest_weight
-    if step.framework.quantises_head and step.causal:
-        largest = max(largest, shape.vocab * shape.hidden)
-    return float(step.framework.dequantised_bytes[step.compute] * largest)
+    return float(step.framework.dequantised_bytes[step.compute] * shape.largest_weight)
