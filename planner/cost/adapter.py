@@ -57,7 +57,8 @@ class AdapterCost(NamedTuple):
     """Of one method, rank and set of targets; elements and multiplications are per token.
 
     Of `saved_elements`, `shared_inputs` are inputs of adapted linears, each once for all that keep
-    it; `own_inputs` would be kept if every adapted linear kept a copy of its own.
+    it, and `inner_inputs` of those the MLP's last; `own_inputs` would be kept if every adapted
+    linear kept a copy of its own.
     """
 
     trainable_parameters: int
@@ -68,6 +69,7 @@ class AdapterCost(NamedTuple):
     saved_elements: int
     shared_inputs: int = 0
     own_inputs: int = 0
+    inner_inputs: int = 0
 
 
 def adapter_cost(method: Method, rank: int | None, targets: TargetSet) -> AdapterCost:
@@ -94,6 +96,7 @@ def adapter_cost(method: Method, rank: int | None, targets: TargetSet) -> Adapte
         saved_elements=saved + sum(inputs.values()),
         shared_inputs=sum(inputs.values()),
         own_inputs=own_inputs,
+        inner_inputs=inputs.get("inner", 0),
     )
 
 

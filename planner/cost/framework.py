@@ -44,7 +44,7 @@ class Framework(NamedTuple):
     keeps_last_graph: bool
     quantises_head: bool
     ties_head: bool
-    dequantised_bytes: Mapping[str, int]
+    dequantised_bytes: Mapping[str, float]
     logit_bytes: Mapping[str, int]
     kept_logit_bytes: Mapping[str, int]
     head_chunk_tokens: int
@@ -63,8 +63,8 @@ PARETUNE = Framework(
     keeps_last_graph=False,
     quantises_head=False,
     ties_head=True,
-    # fp32 values beside the codes as 32-bit indices, later beside the cast to bf16.
-    dequantised_bytes={"fp32": 6, "bf16": 6},
+    # fp32 values beside the codes as 32-bit indices; then beside the cast and two fp32 per block.
+    dequantised_bytes={"fp32": 6.0, "bf16": 6.125},
     # The full loss, for comparison: the fp32 logits, log-softmax, and both their gradients.
     logit_bytes={"fp32": 16, "bf16": 14},
     kept_logit_bytes={"fp32": 8, "bf16": 6},

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.activations import Pass, block_bytes, blocks, mlp_tensors, outside_bytes
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import Number, larger, smaller
+from planner.cost.elementwise import Number, larger
 from planner.cost.framework import PARETUNE, Framework
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
 from planner.method import Method
@@ -113,27 +113,40 @@ class Step(NamedTuple):
 def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> TrainingMemory:
     trained, width = _trained(shape, adapter, step)
     gradients = trained * width
+    held = gradients if step.accumulates else 0.0
     kept = _kept_bytes(shape, adapter, step)
-    loss = _loss_bytes(shape, step)
-    workspace = _workspace_bytes(shape, adapter, step)
-    flowing = step.tokens * _flowing_bytes(shape, step)
-    block = kept.block + workspace
-    loss_moment = kept.whole + larger(loss, _head_bytes(shape, step))
-    backward = kept.whole + kept.recomputed + larger(flowing, step.tokens * _norm_flow(shape, step))
-    if step.accumulates:
-        loss_moment, backward = loss_moment + gradients, backward + gradients
-    end = gradients + block + flowing
-    live = larger(larger(loss_moment, backward + workspace), end)
+    loss = larger(_loss_bytes(shape, step), _head_bytes(shape, step))
+    backward = _backward_bytes(shape, adapter, step, kept)
+    end = gradients + kept.block + _flowing_bytes(shape, step)
+    live = larger(held + larger(kept.whole + kept.outside + loss, backward), end)
     return TrainingMemory(
         weights_bytes=_weights_bytes(shape, step),
         adapters_bytes=_adapters_bytes(shape, adapter, step),
         gradients_bytes=gradients,
         optimizer_bytes=_optimizer_bytes(shape, step, trained, width),
-        activations_bytes=kept.whole + kept.recomputed,
+        activations_bytes=kept.whole + kept.outside + kept.recomputed,
         logits_bytes=loss,
-        workspace_bytes=flowing + workspace,
+        workspace_bytes=larger(backward - kept.whole - kept.recomputed, 0.0),
         live_bytes=live,
     )
+
+
+def _backward_bytes(
+    shape: Architecture, adapter: AdapterCost, step: Step, kept: "Kept"
+) -> Number:
+    """The largest of the moments at the start of the backward pass, gradients left out.
+
+    In the last norm everything is alive but what the head read. Then the last block dequantises
+    its last weight; and then, when the MLP's last linear has let its input go, gradients of the
+    product and of its factors flow. A recomputed block no longer needs its output.
+    """
+    stream = step.tokens * shape.hidden * step.element
+    norm = kept.whole + kept.outside - stream + _norm_flow_bytes(shape, step)
+    whole = kept.whole + kept.recomputed - (stream if step.checkpointing == "block" else 0.0)
+    dequantised = whole + stream + _workspace_bytes(shape, step)
+    inner = step.tokens * adapter.inner_inputs * step.element / blocks(shape)
+    flowing = whole - inner + _flowing_bytes(shape, step)
+    return larger(norm, larger(dequantised, flowing))
 
 
 def _trained(shape: Architecture, adapter: AdapterCost, step: Step) -> tuple[Number, int]:
@@ -196,11 +209,12 @@ def _galore_bytes(shape: Architecture, step: Step, trained: Number, width: int) 
 
 
 class Kept(NamedTuple):
-    """Bytes kept for the backward pass: by the whole pass, by the block that is being recomputed,
-    and by one block.
+    """Bytes kept for the backward pass: by all blocks, by what follows them, by the block that is
+    being recomputed, and by one block.
     """
 
     whole: Number
+    outside: Number
     recomputed: Number
     block: Number
 
@@ -213,8 +227,8 @@ def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
     each += _casts_bytes(shape, adapter, step) / count
     outside = step.tokens * outside_bytes(shape, step.run)
     if step.checkpointing == "block":
-        return Kept(step.tokens * count * shape.hidden * step.element + outside, each, each)
-    return Kept(count * each + outside, 0.0, each)
+        return Kept(step.tokens * count * shape.hidden * step.element, outside, each, each)
+    return Kept(count * each, outside, 0.0, each)
 
 
 def _adapter_bytes(adapter: AdapterCost, step: Step) -> Number:
@@ -254,31 +268,40 @@ def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Numbe
 
 
 def _flowing_bytes(shape: Architecture, step: Step) -> Number:
-    """Per token, gradients in the last MLP: of the residual, of the product, of its factors."""
+    """Gradients in an MLP: of the residual, of the product and of its factors."""
     width = (3 if shape.gated else 2) * shape.active_intermediate
-    return step.element * (shape.hidden + width)
+    return step.tokens * step.element * (shape.hidden + width)
 
 
-def _norm_flow(shape: Architecture, step: Step) -> Number:
-    """Per token, gradients in the last norm: of the residual, and in fp32 of the square."""
-    fp32 = 3 * FP32 * shape.hidden if shape.norm == "rmsnorm" else 0
-    return 2 * step.element * shape.hidden + fp32
+def _norm_flow_bytes(shape: Architecture, step: Step) -> Number:
+    """Gradients in a norm: in fp32 of the output, of both its factors and of the square, or the
+    two that the LayerNorm kernel reads and writes.
+    """
+    width = 5 * FP32 if shape.norm == "rmsnorm" else 2 * step.element
+    return step.tokens * width * shape.hidden
 
 
 def _loss_bytes(shape: Architecture, step: Step) -> Number:
     """What the loss holds besides the activations, at its largest."""
     if not step.causal:
         return step.batch_size * step.labels * step.framework.logit_bytes[step.compute]
-    logits = step.tokens * shape.vocab
     if step.loss == "full":
-        return logits * step.framework.logit_bytes[step.compute]
+        return step.tokens * shape.vocab * step.framework.logit_bytes[step.compute]
     copy = FP32 if step.compute != "fp32" else 0
-    chunk = smaller(logits, CHUNK_LOGITS) * (step.element + copy)
-    rows = 2 * step.tokens * shape.hidden * step.element
+    labelled = step.batch_size * (step.sequence_length - 1)
+    chunk = _chunk_tokens(labelled, shape.vocab) * shape.vocab * (step.element + copy)
+    rows = 2 * labelled * shape.hidden * step.element
     if not step.method.trains_base:
         return chunk + rows
     # The head's gradient in fp32, and a chunk's share of it.
     return chunk + rows + shape.vocab * shape.hidden * (FP32 + step.element)
+
+
+def _chunk_tokens(labelled: Number, vocab: int) -> Number:
+    """Chunks are of one size, as compiler/train/loss.py cuts them."""
+    limit = max(1, CHUNK_LOGITS // vocab)
+    count = larger(-(-labelled // limit), 1)
+    return -(-labelled // count)
 
 
 def _head_bytes(shape: Architecture, step: Step) -> Number:
@@ -293,7 +316,7 @@ def _head_bytes(shape: Architecture, step: Step) -> Number:
     return shape.vocab * (step.tokens * kept + piece + head)
 
 
-def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+def _workspace_bytes(shape: Architecture, step: Step) -> Number:
     """The largest weight while it is dequantised, or as an adapter computes with it."""
     if step.format not in QUANTISED:
         return 0.0
