@@ -36,7 +36,7 @@ from compiler.workspace import (
 )
 from planner.catalog import config_digest
 from planner.errors import DriftError, ParetuneError, UsageError
-from planner.method import Method, method
+from planner.method import Method, buildable_method
 from planner.plan import Candidate, digest
 
 SPARE_LABELS = 16
@@ -85,7 +85,7 @@ def _check(request: Request) -> None:
             f"'{request.model}' is a '{config.get('model_type')}' of config {found[:12]}",
             hint="make a plan from this model's config.json",
         )
-    chosen = method(plan.candidate.method)
+    chosen = buildable_method(plan.candidate.method)
     _check_candidate(plan.candidate, chosen)
     _check_length(plan.candidate.sequence_length, config)
     if plan.candidate.format not in chosen.formats:

@@ -9,7 +9,16 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.errors import UsageError
-from planner.method import ALL_LINEAR, MLP, ROLES, Method, Target, method, methods
+from planner.method import (
+    ALL_LINEAR,
+    MLP,
+    ROLES,
+    Method,
+    Target,
+    buildable,
+    buildable_method,
+    method,
+)
 from planner.quality import (
     UNKNOWN,
     Quality,
@@ -61,12 +70,11 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def adapters(scenario: Scenario) -> Iterator[Adapter | Refusal]:
+def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapter | Refusal]:
     """Every method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
-    chosen = methods() if pinned.method is None else {pinned.method: method(pinned.method)}
     selected: dict[tuple[str, ...], TargetSet] = {}
-    for name, found in chosen.items():
+    for name, found in _methods(pinned.method).items():
         quality = method_quality(name)
         if quality is None:
             if pinned.method is None:
@@ -84,6 +92,10 @@ def adapters(scenario: Scenario) -> Iterator[Adapter | Refusal]:
                 yield _adapter(scenario, found, rank, targets, linears, quality)
 
 
+def _methods(pinned: str | None) -> dict[str, Method]:
+    return buildable() if pinned is None else {pinned: buildable_method(pinned)}
+
+
 def _adapter(
     scenario: Scenario,
     found: Method,
@@ -96,7 +108,7 @@ def _adapter(
     if rank is not None and found.scaling is not None and rank > smallest:
         reason = f"rank {rank} is more than the smallest side {smallest} of its targets"
         return Refusal(f"rank {rank}", "rank", reason)
-    cost = _cost(found.name, rank, linears)
+    cost = _cost(found.name, rank, linears, scenario.architecture)
     quality = quality + rank_quality(
         scenario.family,
         rank if found.scaling else None,
@@ -110,9 +122,9 @@ def _adapter(
 
 
 @lru_cache(maxsize=4096)
-def _cost(name: str, rank: int | None, linears: TargetSet) -> AdapterCost:
+def _cost(name: str, rank: int | None, linears: TargetSet, shape: Architecture) -> AdapterCost:
     """Kept, because relaxing a spec searches the same adapters again."""
-    return adapter_cost(method(name), rank, linears)
+    return adapter_cost(method(name), rank, linears, shape)
 
 
 def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:
@@ -233,9 +245,8 @@ def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal |
     return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
 
 
-def quality(scenario: Scenario, adapter: Adapter, form: Form) -> Quality:
-    """Points against LoRA on all linears of a 16-bit base, with a half-width."""
-    found = adapter.quality + format_quality(
-        scenario.family, form.format, scenario.architecture.parameters
-    )
+def form_quality(scenario: Scenario, form: Form) -> Quality:
+    """Points that the form adds to its adapter's, and the noise of any measurement."""
+    parameters = scenario.architecture.parameters
+    found = format_quality(scenario.family, form.format, parameters)
     return found + serving_quality(form.format, form.export, form.precision) + noise()

@@ -74,7 +74,7 @@ def hardware(choice: str | Hardware) -> Hardware:
     if isinstance(choice, Hardware):
         return choice
     fields = entry("hardware", choice)
-    known = {name: fields[name] for name in Hardware.model_fields}
+    known = {name: fields[name] for name in Hardware.model_fields if name in fields}
     return Hardware.model_validate(known)
 
 

@@ -1,39 +1,14 @@
 """A candidate's numbers and the constraints it breaks."""
 
-from itertools import product
 from typing import NamedTuple
 
-from planner.candidates import Adapter, Form, Refusal, adapters, forms, quality
-from planner.cost.latency import Served, first_token, per_token, training_step
-from planner.cost.memory import (
-    Load,
-    ServingMemory,
-    Step,
-    TrainingMemory,
-    serving_memory,
-    training_memory,
-)
+from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
+from planner.cost.latency import Served, first_token, per_token
+from planner.cost.memory import Load, ServingMemory, serving_memory
+from planner.cut import Micro, best_micro, compute_of, optimizer_of, required
 from planner.quality import Quality
-from planner.resolve import GIB, Scenario, lacks_bf16
+from planner.resolve import Scenario
 from planner.runtime import RUNTIMES
-from planner.spec import Hardware
-
-RESERVED_BYTES = {"gpu": 0.6 * GIB, "cpu": 0.5 * GIB}
-"""Of the device before the first tensor: context and libraries; assumed."""
-BATCHES = (64, 32, 16, 8, 4, 2, 1)
-
-
-class Micro(NamedTuple):
-    """How one optimizer step is cut into pieces, and what a piece costs."""
-
-    batch_size: int
-    gradient_accumulation: int
-    checkpointing: str
-    memory: TrainingMemory
-    required_bytes: float
-    step_seconds: float | None
-    least_required_bytes: float = 0.0
-    """Of the ways to cut the step, what the thriftiest needs."""
 
 
 class Violation(NamedTuple):
@@ -43,6 +18,16 @@ class Violation(NamedTuple):
     number: float
     limit: float
     unit: str
+
+
+class ServedCost(NamedTuple):
+    """Bytes and seconds of serving."""
+
+    memory: ServingMemory
+    required_bytes: float
+    first_token_seconds: float | None
+    per_token_seconds: float | None
+    storage_bytes: float
 
 
 class Evaluated(NamedTuple):
@@ -76,11 +61,11 @@ class Search(NamedTuple):
         return tuple(c for c in self.candidates if not c.violations)
 
 
-def search(scenario: Scenario) -> Search:
+def search(scenario: Scenario, *, unbuildable: bool = False) -> Search:
     """Evaluate every candidate; of the ways to cut a step only the best is kept."""
     found: list[Evaluated] = []
     refusals: dict[Refusal, None] = {}
-    for adapter in adapters(scenario):
+    for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
             refusals[adapter] = None
             continue
@@ -90,108 +75,44 @@ def search(scenario: Scenario) -> Search:
                 refusals[form] = None
                 continue
             if form.format not in best:
-                best[form.format] = _best_micro(scenario, adapter, form.format)
+                best[form.format] = best_micro(scenario, adapter, form.format)
             found.append(evaluate(scenario, adapter, form, best[form.format]))
     return Search(tuple(found), tuple(refusals))
 
 
-def compute_of(scenario: Scenario) -> str:
-    """The arithmetic of training."""
-    return scenario.spec.pinned.compute or ("fp32" if lacks_bf16(scenario.training) else "bf16")
-
-
-def optimizer_of(scenario: Scenario, adapter: Adapter) -> str:
-    """Pages of an optimizer need CUDA; elsewhere the plain one is used."""
-    return adapter.method.optimizer if scenario.training.kind == "gpu" else "adamw"
-
-
-def _cuts(scenario: Scenario) -> list[tuple[str, int, int]]:
-    """Checkpointing, batch size and accumulation of one step, the fastest first."""
-    pinned, whole = scenario.spec.pinned, scenario.effective_batch
-    modes = [pinned.checkpointing] if pinned.checkpointing else ["none", "block"]
-    sizes = [pinned.batch_size] if pinned.batch_size else [s for s in BATCHES if s <= whole]
-    return [
-        (mode, size, pinned.gradient_accumulation or -(-whole // size))
-        for mode, size in product(modes, sizes)
-    ]
-
-
-def _best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
-    """The first way to cut a step that fits; else the one that needs least."""
-    cuts = _cuts(scenario)
-    tried: list[Micro] = []
-    for cut in cuts:
-        micro = _micro(scenario, adapter, format_, cut)
-        tried.append(micro)
-        if micro.required_bytes <= scenario.training_budget_bytes:
-            tried.append(_micro(scenario, adapter, format_, cuts[-1]))
-            break
-    least = min(tried, key=lambda m: m.required_bytes)
-    best = micro if micro.required_bytes <= scenario.training_budget_bytes else least
-    return best._replace(least_required_bytes=least.required_bytes)
-
-
-def _micro(scenario: Scenario, adapter: Adapter, format_: str, cut: tuple[str, int, int]) -> Micro:
-    mode, batch, accumulation = cut
-    compute = compute_of(scenario)
-    step = Step(
-        method=adapter.method,
-        format=format_,
-        compute=compute,
-        optimizer=optimizer_of(scenario, adapter),
-        batch_size=batch,
-        sequence_length=scenario.sequence_length,
-        checkpointing=mode,
-        accumulates=accumulation > 1,
-        causal=scenario.causal,
-        labels=scenario.labels,
-    )
-    memory = training_memory(scenario.architecture, adapter.cost, step)
-    passes = (3.0 if adapter.method.trains_base else 2.0) + (mode == "block")
-    # Batches are padded to their own longest example, about twice the mean.
-    tokens = batch * accumulation * min(scenario.sequence_length, 2 * scenario.mean_tokens)
-    work = training_step(scenario.architecture, adapter.cost, tokens, passes)
-    return Micro(
-        batch_size=batch,
-        gradient_accumulation=accumulation,
-        checkpointing=mode,
-        memory=memory,
-        required_bytes=required(
-            memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training
-        ),
-        step_seconds=work.seconds(scenario.training, compute),
-    )
-
-
-def required(predicted_bytes: float, half_width_bytes: float, device: Hardware) -> float:
-    """What must be free: the top of the band, and what the device keeps for itself."""
-    return predicted_bytes + half_width_bytes + RESERVED_BYTES[device.kind]
-
-
 def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> Evaluated:
-    shape = scenario.architecture
-    load = load_of(scenario)
-    served = Served(form.format, form.export, form.precision)
-    serving = serving_memory(shape, adapter.cost, form.format, form.export, load)
-    device = scenario.serving
-    arithmetic = serving_compute(scenario)
-    reply = first_token(shape, adapter.cost, served, load).seconds(device, arithmetic)
-    decode = per_token(shape, adapter.cost, served, load).seconds(device, arithmetic)
-    needed = required(serving.total_bytes, serving.half_width_bytes, device)
-    decode = decode if scenario.causal else None
+    served = measure(scenario, adapter, form)
     return Evaluated(
         adapter=adapter,
         form=form,
         micro=micro,
         compute=compute_of(scenario),
         optimizer=optimizer_of(scenario, adapter),
-        quality=quality(scenario, adapter, form),
-        serving=serving,
-        serving_required_bytes=needed,
-        first_token_seconds=reply,
-        per_token_seconds=decode,
-        storage_bytes=_storage_bytes(scenario, adapter, form, serving),
-        violations=_violations(scenario, micro.required_bytes, needed, reply, decode),
+        quality=adapter.quality + form_quality(scenario, form),
+        serving=served.memory,
+        serving_required_bytes=served.required_bytes,
+        first_token_seconds=served.first_token_seconds,
+        per_token_seconds=served.per_token_seconds,
+        storage_bytes=served.storage_bytes,
+        violations=_violations(scenario, micro.required_bytes, served),
+    )
+
+
+def measure(scenario: Scenario, adapter: Adapter, form: Form) -> ServedCost:
+    """What serving that form costs; the costs of `adapter` may be columns."""
+    shape, load, device = scenario.architecture, load_of(scenario), scenario.serving
+    served = Served(form.format, form.export, form.precision)
+    memory = serving_memory(shape, adapter.cost, form.format, form.export, load)
+    arithmetic = serving_compute(scenario)
+    decode = per_token(shape, adapter.cost, served, load).seconds(device, arithmetic)
+    return ServedCost(
+        memory=memory,
+        required_bytes=required(memory.total_bytes, memory.half_width_bytes, device),
+        first_token_seconds=first_token(shape, adapter.cost, served, load).seconds(
+            device, arithmetic
+        ),
+        per_token_seconds=decode if scenario.causal else None,
+        storage_bytes=_storage_bytes(scenario, adapter, form, memory),
     )
 
 
@@ -223,17 +144,13 @@ def _storage_bytes(
 
 
 def _violations(
-    scenario: Scenario,
-    training_bytes: float,
-    serving_bytes: float,
-    reply: float | None,
-    decode: float | None,
+    scenario: Scenario, training_bytes: float, served: ServedCost
 ) -> tuple[Violation, ...]:
     checks = (
         ("training memory", training_bytes, scenario.training_budget_bytes, "bytes"),
-        ("serving memory", serving_bytes, scenario.serving_budget_bytes, "bytes"),
-        ("first token", reply, scenario.first_token_seconds, "seconds"),
-        ("per token", decode, scenario.per_token_seconds, "seconds"),
+        ("serving memory", served.required_bytes, scenario.serving_budget_bytes, "bytes"),
+        ("first token", served.first_token_seconds, scenario.first_token_seconds, "seconds"),
+        ("per token", served.per_token_seconds, scenario.per_token_seconds, "seconds"),
     )
     return tuple(
         Violation(name, number, limit, unit)

@@ -64,6 +64,11 @@ def storage(_: Scenario, found: Evaluated) -> float:
     return math.log(found.storage_bytes)
 
 
+def training_time(_: Scenario, found: Evaluated) -> float:
+    """Log seconds of one optimizer step; 0 where unknown."""
+    return math.log(found.micro.step_seconds) if found.micro.step_seconds else 0.0
+
+
 def simplicity(_: Scenario, found: Evaluated) -> float:
     """How far from plain LoRA, rank 16, all linears, nothing recomputed."""
     adapter = found.adapter
@@ -99,6 +104,7 @@ def criteria(priority: Priority) -> tuple[Criterion, ...]:
     memory = Criterion("memory", memory_share, MEMORY_TIE, "share of the budget")
     speed = Criterion("latency", latency, LATENCY_TIE, "seconds", math.exp)
     disk = Criterion("storage", storage, 0.02, "bytes", math.exp)
+    hurry = Criterion("training time", training_time, LATENCY_TIE, "seconds", math.exp)
     simple = Criterion("simplicity", simplicity, 0.0, "distance from plain LoRA")
     near = quality._replace(tie=PRIORITY_POINTS)
     first: dict[Priority, tuple[Criterion, ...]] = {
@@ -107,6 +113,7 @@ def criteria(priority: Priority) -> tuple[Criterion, ...]:
         "memory": (near, memory._replace(tie=0.01), quality, speed),
         "latency": (near, speed._replace(tie=0.02), quality, memory),
         "storage": (near, disk, quality, memory, speed),
+        "time": (near, hurry, quality, memory, speed),
         "simplicity": (near,),
     }
     return (*first[priority], simple)

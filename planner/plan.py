@@ -14,7 +14,7 @@ Evidence = Literal["measured", "published", "derived", "assumed"]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Figure(Frozen):

@@ -1,8 +1,10 @@
 """Spec to plan: resolve, evaluate every candidate, choose, and say why."""
 
+from typing import Literal
+
 from planner.architecture import shape
 from planner.catalog import config_digest
-from planner.errors import InfeasibleError
+from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import Evaluated, Search, search
 from planner.explain import infeasibility, reasons
 from planner.figures import figures
@@ -14,9 +16,19 @@ from planner.resolve import Scenario, resolve
 from planner.schedule import learning_rate, training
 from planner.spec import Spec
 
+BUILT_TASKS: dict[str, Literal["causal_lm", "sequence_classification"]] = {
+    "causal_lm": "causal_lm",
+    "sequence_classification": "sequence_classification",
+}
+
 
 def recommend(spec: Spec) -> Plan:
     """The plan for a spec; raises UsageError, or InfeasibleError with the nearest relaxations."""
+    if spec.task not in BUILT_TASKS:
+        raise UsageError(
+            f"task '{spec.task}' has no compiler yet; those that do are {', '.join(BUILT_TASKS)}",
+            hint="planner frontier SPEC --include-unbuildable shows what it would take",
+        )
     scenario = resolve(spec)
     weighed = search(scenario)
     if not weighed.feasible:
@@ -27,7 +39,7 @@ def recommend(spec: Spec) -> Plan:
     per_step = candidate.batch_size * candidate.gradient_accumulation
     schedule = training(scenario, -(-scenario.examples // per_step))
     return Plan(
-        task=spec.task,
+        task=BUILT_TASKS[spec.task],
         model=_facts(scenario),
         candidate=candidate,
         training=schedule,

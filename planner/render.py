@@ -1,7 +1,7 @@
 """A plan as text: the choice, why, what was not chosen and why, and the figures."""
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from planner.method import method
 from planner.plan import Figure, Plan
@@ -28,8 +28,12 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield from _wrapped(f"{rejection.candidate}: {rejection.reason}")
     yield ""
     yield "Figures"
-    for name, figure in plan.figures.items():
-        yield f"  {_label(name):<42}{_value(name, figure)}"
+    yield from figure_lines(plan.figures)
+
+
+def figure_lines(figures: Mapping[str, Figure]) -> Iterator[str]:
+    for name, figure in figures.items():
+        yield f"  {label(name):<42}{figure_value(name, figure)}"
 
 
 def _choice(plan: Plan) -> Iterator[str]:
@@ -54,13 +58,13 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     for suffix in ("_bytes", "_seconds", "_points"):
         name = name.removesuffix(suffix)
     return name.replace("_", " ")
 
 
-def _value(name: str, figure: Figure) -> str:
+def figure_value(name: str, figure: Figure) -> str:
     if figure.value is None:
         return f"unknown ({figure.source})"
     show: Callable[[float], str] = _count

@@ -46,6 +46,18 @@ RUNTIMES = {
         other_bytes=4,
         source="onnxruntime without a custom op library",
     ),
+    "onnxruntime-genai": RuntimeLimits(
+        formats=("fp32",),
+        exports=("unmerged", "merged"),
+        precisions=("exact",),
+        pairs_only=True,
+        largest_rank=None,
+        compute="fp32",
+        cache_element_bytes=4,
+        other_bytes=4,
+        source="ONNX Runtime generate() API: LoRA adapters, one active per generator "
+        "(onnxruntime.ai/docs/genai/tutorials/finetune.html)",
+    ),
     "vllm": RuntimeLimits(
         formats=("bf16", "nf4"),
         exports=("unmerged", "merged"),

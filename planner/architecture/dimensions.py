@@ -7,7 +7,7 @@ Shape = dict[str, int | bool | str]
 
 @dataclass(frozen=True)
 class Dimensions:
-    """`positions` are the rows of a learned table; `fields` holds the family's own options."""
+    """`positions` are the rows of a table; `fields` holds the family's own options."""
 
     hidden: int
     layers: int
@@ -19,6 +19,10 @@ class Dimensions:
     positions: int
     tied: bool
     fields: Shape
+    encoder_layers: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_intermediate: int = 0
 
     @property
     def queries(self) -> int:

@@ -14,19 +14,26 @@ FAMILIES = tuple(sorted(module.name for module in pkgutil.iter_modules(families.
 """Module names of the families; none is imported before a model asks for it."""
 
 
+def _unchanged(size: Dimensions) -> Dimensions:
+    return size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One model_type; what a config.json leaves out has the default of transformers.
 
     modules              every parameter of a model of these dimensions
-    aliases              the family's own names of the common fields
+    resolve              what the options change in the dimensions
+    aliases              the family's own names of fields
     options              further fields that fix shapes, with their defaults
+    same_as              options that are another field where the config does not say (0)
     tied                 whether the head shares the embedding, where the config does not say
+    attention_bias       likewise, for the biases of the attention
+    counts_positions     whether max_position_embeddings is the length of a table
+    reserved_positions   rows of that table that belong to no token
     parallel, qk_norm    as in Architecture, or the option that decides it
     expansion            hidden sizes in intermediate_size, where the config does not say
-    position_offset      rows of the table of positions that no token uses (negative), or that it
-                         has beyond the longest input (positive)
-    sliding_layers       how many of so many layers have the config's sliding window
+    sliding_layers       how many layers have the window, given the config and the number of layers
     image                the input is patches of an image, not tokens
     """
 
@@ -35,15 +42,20 @@ class Family:
     activation: Activation
     position: Position
     modules: Callable[[Dimensions], Iterable[Module]]
+    resolve: Callable[[Dimensions], Dimensions] = _unchanged
     aliases: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, bool | int | str] = field(default_factory=dict)
+    same_as: Mapping[str, str] = field(default_factory=dict)
     tied: bool = True
+    attention_bias: bool = False
+    counts_positions: bool = False
+    reserved_positions: int = 0
     parallel: bool | str = False
     qk_norm: bool | str = False
-    activation_field: str = "hidden_act"
     expansion: int = 0
-    position_offset: int = 0
-    sliding_layers: Callable[[int], int] | None = None
+    activation_field: str = "hidden_act"
+    window_field: str = "sliding_window"
+    sliding_layers: Callable[[Mapping[str, object], int], int] | None = None
     image: bool = False
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from planner.architecture.dimensions import Shape
 from planner.architecture.family import Family, family
+from planner.errors import UsageError
 
 Config = Mapping[str, object]
 
@@ -40,10 +41,11 @@ def shape(config: Config) -> Shape:
         value = next((config[a] for a in aliases if isinstance(config.get(a), int)), None)
         if isinstance(value, int):
             fields[name] = value
-    if found and found.position != "learned":
-        fields.pop("max_position_embeddings", None)
     if found:
-        fields |= {n: _option(config.get(n), default) for n, default in found.options.items()}
+        if not found.counts_positions:
+            fields.pop("max_position_embeddings", None)
+        for name, default in found.options.items():
+            fields[name] = _option(config, (own.get(name, name), name), default)
     _fill_defaults(fields, config, found)
     return fields
 
@@ -54,11 +56,21 @@ def digest(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _option(value: object, default: bool | int | str) -> bool | int | str:  # noqa: FBT001
-    """The config's value where it is of the default's type; a list counts as text."""
+def _option(
+    config: Config,
+    names: tuple[str, str],
+    default: bool | int | str,  # noqa: FBT001
+) -> bool | int | str:
+    """The config's value, the default where it says nothing; a list is written as text."""
+    name = names[0] if config.get(names[0]) is not None else names[1]
+    value = config.get(name)
+    if value is None:
+        return default
     if isinstance(default, str) and isinstance(value, list):
         return "|".join(map(str, value))
-    return value if type(value) is type(default) else default
+    if type(value) is not type(default):
+        raise UsageError(f"config.json has no usable {name}: {value}")
+    return value
 
 
 def _fill_defaults(fields: Shape, config: Config, found: Family | None) -> None:
@@ -69,8 +81,10 @@ def _fill_defaults(fields: Shape, config: Config, found: Family | None) -> None:
             fields.setdefault("head_dim", hidden // heads)
     if found and found.expansion and isinstance(hidden, int):
         fields.setdefault("intermediate_size", found.expansion * hidden)
+    for name, other in found.same_as.items() if found else ():
+        fields[name] = fields[name] or fields.get(other, 0)
     tied = found.tied if found else True
     fields["tie_word_embeddings"] = bool(config.get("tie_word_embeddings", tied))
-    for bias in ("attention_bias", "mlp_bias"):
-        default = found.options.get(bias, False) if found else False
-        fields[bias] = bool(config.get(bias, default))
+    biased = found.attention_bias if found else False
+    fields["attention_bias"] = bool(config.get("attention_bias", biased))
+    fields["mlp_bias"] = bool(config.get("mlp_bias", False))

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
+from planner.architecture.dimensions import Dimensions
+
 
 class Linear(NamedTuple):
     """A weight [out_features, in_features] and perhaps a bias [out_features]."""
@@ -12,6 +14,10 @@ class Linear(NamedTuple):
     out_features: int
     in_features: int
     bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        return self.out_features * (self.in_features + self.bias)
 
 
 class Norm(NamedTuple):
@@ -30,7 +36,7 @@ class Table(NamedTuple):
     """Parameters that no method targets: embeddings, positions, tokens, poolers."""
 
     name: str
-    size: int
+    parameters: int
 
 
 Module: TypeAlias = Linear | Norm | Table
@@ -40,11 +46,22 @@ def repeat(prefix: str, count: int, block: Iterable[Module]) -> Iterator[Module]
     """The modules of `count` equal blocks, named prefix.number.name."""
     modules = tuple(block)
     for number in range(count):
-        for module in modules:
-            yield module._replace(name=f"{prefix}.{number}.{module.name}")
+        yield from below(f"{prefix}.{number}", modules)
 
 
 def below(prefix: str, modules: Iterable[Module]) -> Iterator[Module]:
     """The modules under a longer name."""
     for module in modules:
-        yield module._replace(name=f"{prefix}.{module.name}")
+        yield type(module)._make((f"{prefix}.{module.name}", *module[1:]))
+
+
+def embedding(name: str, rows: int, width: int) -> Table:
+    return Table(name, rows * width)
+
+
+def head(size: Dimensions, *, bias: bool = False) -> Iterator[Module]:
+    """The output head; tied, it is the embedding once more, but for its bias."""
+    if not size.tied:
+        yield Linear("lm_head", "head", size.vocab, size.hidden, bias)
+    elif bias:
+        yield Table("lm_head.bias", size.vocab)

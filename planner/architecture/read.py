@@ -3,18 +3,14 @@
 from planner.architecture.dimensions import Dimensions, Shape
 from planner.architecture.family import FAMILIES, Family, family
 from planner.architecture.fields import ALIASES, Config, shape
-from planner.architecture.modules import Linear, Module, Norm, Table
+from planner.architecture.modules import Linear, Norm
 from planner.architecture.record import Activation, Architecture
 from planner.errors import UsageError
 from planner.method import Target
 
 LARGEST_SIZE = 2**31
-LARGEST = {
-    "num_hidden_layers": 4096,
-    "num_attention_heads": 65536,
-    "encoder_layers": 4096,
-    "num_experts": 4096,
-}
+LARGEST = {"num_hidden_layers": 4096, "encoder_layers": 4096, "num_attention_heads": 65536}
+LARGEST_MODULES = 2**18
 """Beyond these a file is damaged, and the lists made from it would not end."""
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -56,13 +52,17 @@ def architecture(config: Config) -> Architecture:
         gated=any(m.role.endswith((".gate", ".gate_up")) for m in linears),
         tied=size.tied,
         targets=tuple(Target(m.name, m.role, m.out_features, m.in_features) for m in linears),
-        parameters=sum(_parameters(m) for m in modules),
+        parameters=sum(m.parameters for m in modules),
         norms=tuple(m for m in modules if isinstance(m, Norm)),
         norm=found.norm,
         activation=_activation(config, found),
         position=found.position,
         parallel=_trait(found.parallel, size),
         qk_norm=_trait(found.qk_norm, size),
+        experts=size.experts,
+        experts_per_token=size.experts_per_token,
+        expert_intermediate=size.expert_intermediate,
+        encoder_layers=size.encoder_layers,
         biases=frozenset(m.name for m in linears if m.bias),
         sliding_window=window,
         sliding_layers=sliding_layers,
@@ -70,22 +70,14 @@ def architecture(config: Config) -> Architecture:
 
 
 def _dimensions(fields: Shape, found: Family) -> Dimensions:
-    unused = {"type_vocab_size"}
-    if found.position != "learned" or found.image:
-        unused.add("max_position_embeddings")
-    if found.image:
-        unused.add("vocab_size")
-    for name in (*ALIASES, *found.options):
-        value = fields.get(name)
-        if name in found.options and not _is_number(found.options[name]):
-            continue
-        optional = name in unused or name in found.options or name == "max_position_embeddings"
-        if name in unused and value is None:
-            continue
-        size = value if _is_number(value) else -1
-        if not (0 if optional else 1) <= int(size or 0) <= LARGEST.get(name, LARGEST_SIZE):
-            raise UsageError(f"config.json has no usable {name}: {value}")
-    return Dimensions(
+    for name in ALIASES:
+        if name in fields or name in _needed(found):
+            least = 0 if name in ("max_position_embeddings", "type_vocab_size") else 1
+            _check_size(fields, name, least)
+    for name, default in found.options.items():
+        if _is_number(default):
+            _check_size(fields, name, min(0, int(default)))
+    size = Dimensions(
         hidden=int(fields["hidden_size"]),
         layers=int(fields["num_hidden_layers"]),
         heads=int(fields["num_attention_heads"]),
@@ -97,17 +89,35 @@ def _dimensions(fields: Shape, found: Family) -> Dimensions:
         tied=bool(fields["tie_word_embeddings"]),
         fields=fields,
     )
+    return _bounded(found.resolve(size))
+
+
+def _needed(found: Family) -> set[str]:
+    needed = set(ALIASES) - {"type_vocab_size"}
+    if not found.counts_positions:
+        needed.remove("max_position_embeddings")
+    return needed - {"vocab_size"} if found.image else needed
+
+
+def _check_size(fields: Shape, name: str, least: int) -> None:
+    value = fields.get(name)
+    if not _is_number(value) or not least <= int(value or 0) <= LARGEST.get(name, LARGEST_SIZE):
+        raise UsageError(f"config.json has no usable {name}: {value}")
+
+
+def _bounded(size: Dimensions) -> Dimensions:
+    if size.layers * size.experts > LARGEST_MODULES:
+        raise UsageError(f"config.json has no usable num_experts: {size.experts}")
+    if not min(1, size.experts) <= size.experts_per_token <= max(size.experts, 0):
+        raise UsageError(
+            f"config.json has no usable num_experts_per_tok: {size.experts_per_token} of "
+            f"{size.experts} experts"
+        )
+    return size
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _parameters(module: Module) -> int:
-    if isinstance(module, Linear):
-        bias = module.out_features if module.bias else 0
-        return module.out_features * module.in_features + bias
-    return module.size if isinstance(module, Table) else module.parameters
 
 
 def _trait(trait: bool | str, size: Dimensions) -> bool:  # noqa: FBT001
@@ -115,9 +125,10 @@ def _trait(trait: bool | str, size: Dimensions) -> bool:  # noqa: FBT001
 
 
 def _longest_input(config: Config, found: Family, size: Dimensions) -> int:
-    if found.position == "learned":
-        return size.positions + min(found.position_offset, 0)
-    limit = config.get("max_position_embeddings")
+    if found.counts_positions or found.image:
+        return size.positions - found.reserved_positions
+    name = "max_position_embeddings"
+    limit = config.get(found.aliases.get(name, name))
     return limit if isinstance(limit, int) else 0
 
 
@@ -136,10 +147,12 @@ def _activation(config: Config, found: Family) -> Activation:
 
 def _sliding(config: Config, found: Family, layers: int) -> tuple[int, int]:
     """Tokens that a sliding layer looks back and how many such layers there are."""
-    window = config.get("sliding_window")
-    if found.sliding_layers is None or not isinstance(window, int):
+    window = config.get(found.window_field)
+    if found.sliding_layers is None or not isinstance(window, int) or window <= 0:
         return 0, 0
     listed = config.get("layer_types")
     if isinstance(listed, list):
-        return window, sum(kind == "sliding_attention" for kind in listed)
-    return window, found.sliding_layers(layers)
+        sliding = sum(kind == "sliding_attention" for kind in listed)
+    else:
+        sliding = found.sliding_layers(config, layers)
+    return (window, sliding) if sliding else (0, 0)

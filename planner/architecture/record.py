@@ -65,6 +65,10 @@ class Architecture:
     sliding_layers: int = 0
     encoder_layers: int = 0
 
+    def __hash__(self) -> int:
+        """Of a few numbers that tell models apart: hundreds of targets would take long to hash."""
+        return hash((self.model_type, self.hidden, self.layers, self.vocab, self.parameters))
+
     @cached_property
     def linear_parameters(self) -> int:
         """Weights of the linears that a format stores; embeddings, head, norms, biases are not."""

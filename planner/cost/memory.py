@@ -58,7 +58,7 @@ def serving_memory(
 ) -> ServingMemory:
     """One base and a bank with a row per active tenant, or one merged model per active tenant."""
     weights = weights_bytes(shape, format_, load.other_bytes)
-    bank = float(load.sequences * adapter.row_bytes + adapter.shared_bytes)
+    bank = load.sequences * adapter.row_bytes + adapter.shared_bytes
     if export == "merged":
         weights, bank = weights * load.sequences, 0.0
     return ServingMemory(

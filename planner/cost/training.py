@@ -14,6 +14,7 @@ second micro-batch on. With checkpointing a block's activations exist only while
 from typing import NamedTuple
 
 from planner.architecture import Architecture
+from planner.architecture.record import UNFORMATTED
 from planner.cost.activations import Pass, block_bytes, blocks, mlp_tensors, outside_bytes
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import Number, larger
@@ -111,8 +112,12 @@ class Step(NamedTuple):
 
 
 def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> TrainingMemory:
-    trained, width = _trained(shape, adapter, step)
-    gradients = trained * width
+    step = step._replace(sequence_length=step.sequence_length + adapter.input_tokens)
+    head = 0 if step.causal else step.labels * (shape.hidden + 1)
+    width = step.adapter_element
+    if step.method.trains_base:
+        width = step.framework.master_bytes or step.element
+    gradients = (adapter.trainable_parameters + head) * width
     held = gradients if step.accumulates else 0.0
     kept = _kept_bytes(shape, adapter, step)
     loss = larger(_loss_bytes(shape, step), _head_bytes(shape, step))
@@ -123,7 +128,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
         weights_bytes=_weights_bytes(shape, step),
         adapters_bytes=_adapters_bytes(shape, adapter, step),
         gradients_bytes=gradients,
-        optimizer_bytes=_optimizer_bytes(shape, step, trained, width),
+        optimizer_bytes=_optimizer_bytes(shape, adapter, step, head, width),
         activations_bytes=kept.whole + kept.outside + kept.recomputed,
         logits_bytes=loss,
         workspace_bytes=larger(backward - kept.whole - kept.recomputed, 0.0),
@@ -143,18 +148,10 @@ def _backward_bytes(
     stream = step.tokens * shape.hidden * step.element
     norm = kept.whole + kept.outside - stream + _norm_flow_bytes(shape, step)
     whole = kept.whole + kept.recomputed - (stream if step.checkpointing == "block" else 0.0)
-    dequantised = whole + stream + _workspace_bytes(shape, step)
+    dequantised = whole + stream + _workspace_bytes(shape, adapter, step)
     inner = step.tokens * adapter.inner_inputs * step.element / blocks(shape)
     flowing = whole - inner + _flowing_bytes(shape, step)
     return larger(norm, larger(dequantised, flowing))
-
-
-def _trained(shape: Architecture, adapter: AdapterCost, step: Step) -> tuple[Number, int]:
-    """How many numbers are trained, and the bytes of one's gradient."""
-    head = 0 if step.causal else step.labels * (shape.hidden + 1)
-    if step.method.trains_base:
-        return shape.parameters + head, step.framework.master_bytes or step.element
-    return adapter.trainable_parameters + head, step.adapter_element
 
 
 def _weights_bytes(shape: Architecture, step: Step) -> Number:
@@ -181,31 +178,33 @@ def _adapters_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Nu
     return larger(numbers, adapter.trainable_parameters) * step.adapter_element + head
 
 
-def _optimizer_bytes(shape: Architecture, step: Step, trained: Number, width: int) -> Number:
+def _optimizer_bytes(
+    shape: Architecture, adapter: AdapterCost, step: Step, head: int, width: int
+) -> Number:
+    numbers = adapter.optimizer_elements + 2 * head
     match step.optimizer:
         case "adamw":
-            return 2 * width * trained
+            return width * numbers
         case "adamw8bit":
-            return (2 + 2 * FP32 / STATE_BLOCK) * trained
+            return (1 + FP32 / STATE_BLOCK) * numbers
+        case "galore" if step.method.trains_base:
+            return width * (_galore_numbers(shape) + 2 * head)
         case "galore":
-            return _galore_bytes(shape, step, trained, width)
+            return width * numbers
         case _:
             # Plain SGD has no state; pages of a paged optimizer are not the allocator's.
-            return 0.0 * trained
+            return 0.0 * numbers
 
 
-def _galore_bytes(shape: Architecture, step: Step, trained: Number, width: int) -> Number:
-    """Moments of the projected gradients of linears, and their projections."""
-    if not step.method.trains_base:
-        return 2 * width * trained
-    projected = 0
+def _galore_numbers(shape: Architecture) -> int:
+    """Moments of the projected gradients of linears with their projections; others in full."""
+    numbers = 2 * (shape.parameters - shape.linear_parameters)
     for target in shape.targets:
-        if target.role == "head":
-            continue
-        narrow, wide = sorted((target.out_features, target.in_features))
-        rank = min(GALORE_RANK, narrow)
-        projected += 2 * rank * wide + rank * narrow
-    return width * (projected + 2 * (trained - shape.linear_parameters))
+        if target.role not in UNFORMATTED:
+            narrow, wide = sorted((target.out_features, target.in_features))
+            rank = min(GALORE_RANK, narrow)
+            numbers += 2 * rank * wide + rank * narrow
+    return numbers
 
 
 class Kept(NamedTuple):
@@ -224,7 +223,9 @@ def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
     each = step.tokens * (
         block_bytes(shape, step.run) + (_adapter_bytes(adapter, step) + _copies(shape, step)) / count
     )
-    each += _casts_bytes(shape, adapter, step) / count
+    once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
+    once += step.batch_size * adapter.cache_tokens * _cached_bytes(shape, step)
+    each += once / count
     outside = step.tokens * outside_bytes(shape, step.run)
     if step.checkpointing == "block":
         return Kept(step.tokens * count * shape.hidden * step.element, outside, each, each)
@@ -254,6 +255,12 @@ def _copies(shape: Architecture, step: Step) -> Number:
         # The attention's output was freed with its graph, but for the product that reads it.
         inputs += inputs + blocks(shape) * shape.heads * shape.head_dim
     return inputs * step.element
+
+
+def _cached_bytes(shape: Architecture, step: Step) -> int:
+    """Of one learned position: keys and values of all layers, as attention reads them."""
+    heads = shape.heads if step.framework.repeats_keys else shape.kv_heads
+    return 2 * shape.layers * heads * shape.head_dim * step.element
 
 
 def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
@@ -316,8 +323,9 @@ def _head_bytes(shape: Architecture, step: Step) -> Number:
     return shape.vocab * (step.tokens * kept + piece + head)
 
 
-def _workspace_bytes(shape: Architecture, step: Step) -> Number:
-    """The largest weight while it is dequantised, or as an adapter computes with it."""
+def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+    """Of one linear: its weight while it is dequantised, and what its adapter computes with it."""
+    own = adapter.workspace_elements * step.element
     if step.format not in QUANTISED:
-        return 0.0
-    return float(step.framework.dequantised_bytes[step.compute] * shape.largest_weight)
+        return own
+    return own + step.framework.dequantised_bytes[step.compute] * shape.largest_weight

@@ -192,7 +192,7 @@ def cost_of(row: Row, shape: Architecture, step: Step) -> AdapterCost:
     match row["method"]:
         case "Full FT":
             targets = tuple(t for t in shape.targets if t.role in ALL_LINEAR)
-            cost = adapter_cost(step.method, None, target_set(targets))
+            cost = adapter_cost(step.method, None, target_set(targets), shape)
         case "LLaMA-Adapter":
             cost = litgpt.adapter_v1_cost(shape, step.element, quantised=step.format != "bf16")
         case "LLaMA-Adapter-v2":

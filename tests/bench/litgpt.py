@@ -97,6 +97,7 @@ def _cost(*, numbers: int, saved: float, inputs: int) -> AdapterCost:
         row_bytes=0,
         multiplications=0,
         saved_elements=saved + inputs,  # type: ignore[arg-type]
+        optimizer_elements=2 * numbers,
         shared_inputs=inputs,
         own_inputs=inputs,
     )

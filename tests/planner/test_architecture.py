@@ -72,7 +72,7 @@ def test_digest_counts_learned_positions() -> None:
 
 
 def test_unknown_family_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown model_type 'mamba'; families are bert, "):
+    with pytest.raises(UsageError, match=r"unknown model_type 'mamba'; families are bart, "):
         architecture(TINY | {"model_type": "mamba"})
 
 

@@ -121,7 +121,8 @@ MISTAKES = [
     ),
     (
         {"task": "causal-lm"},
-        "task: input should be 'causal_lm' or 'sequence_classification', not \"causal-lm\"",
+        "task: input should be 'causal_lm', 'seq2seq_lm', 'sequence_classification' or "
+        "'image_classification', not \"causal-lm\"",
         "did you mean 'causal_lm'?",
     ),
     ({"vram_gib": "lots"}, "vram_gib: input should be a valid number, ", None),

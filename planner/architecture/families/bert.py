@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
-from planner.architecture.modules import Linear, Module, Norm, Table, repeat
+from planner.architecture.modules import Linear, Module, Norm, Table, embedding, repeat
 
 
 def block(size: Dimensions) -> Iterator[Module]:
@@ -21,9 +21,10 @@ def block(size: Dimensions) -> Iterator[Module]:
 
 def modules(size: Dimensions) -> Iterator[Module]:
     hidden = size.hidden
-    yield Table("embeddings.word_embeddings", size.vocab * hidden)
-    yield Table("embeddings.position_embeddings", size.positions * hidden)
-    yield Table("embeddings.token_type_embeddings", size.number("type_vocab_size") * hidden)
+    yield embedding("embeddings.word_embeddings", size.vocab, hidden)
+    yield embedding("embeddings.position_embeddings", size.positions, hidden)
+    types = size.number("type_vocab_size")
+    yield embedding("embeddings.token_type_embeddings", types, hidden)
     yield Norm("embeddings.LayerNorm", hidden, bias=True)
     yield from repeat("encoder.layer", size.layers, block(size))
     # Not a target: the mean of the last hidden states takes its place.
@@ -36,4 +37,5 @@ FAMILY = Family(
     activation="gelu",
     position="learned",
     modules=modules,
+    counts_positions=True,
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
-from planner.architecture.modules import Linear, Module, Norm, Table, repeat
+from planner.architecture.modules import Linear, Module, Norm, embedding, head, repeat
 
 
 def block(size: Dimensions) -> Iterator[Module]:
@@ -18,12 +18,11 @@ def block(size: Dimensions) -> Iterator[Module]:
 
 
 def modules(size: Dimensions) -> Iterator[Module]:
-    yield Table("transformer.wte", size.vocab * size.hidden)
-    yield Table("transformer.wpe", size.positions * size.hidden)
+    yield embedding("transformer.wte", size.vocab, size.hidden)
+    yield embedding("transformer.wpe", size.positions, size.hidden)
     yield from repeat("transformer.h", size.layers, block(size))
     yield Norm("transformer.ln_f", size.hidden, bias=True)
-    if not size.tied:
-        yield Linear("lm_head", "head", size.vocab, size.hidden)
+    yield from head(size)
 
 
 FAMILY = Family(
@@ -33,5 +32,6 @@ FAMILY = Family(
     activation_field="activation_function",
     position="learned",
     modules=modules,
+    counts_positions=True,
     expansion=4,
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
-from planner.architecture.modules import Linear, Module, Norm, Table, repeat
+from planner.architecture.modules import Linear, Module, Norm, embedding, head, repeat
 
 
 def attention(size: Dimensions, *, qkv_bias: bool, output_bias: bool) -> Iterator[Module]:
@@ -31,11 +31,10 @@ def block(size: Dimensions) -> Iterator[Module]:
 
 def model(size: Dimensions, blocks: Iterator[Module]) -> Iterator[Module]:
     """The blocks between the embedding and the last norm and head."""
-    yield Table("model.embed_tokens", size.vocab * size.hidden)
+    yield embedding("model.embed_tokens", size.vocab, size.hidden)
     yield from blocks
     yield Norm("model.norm", size.hidden, bias=False)
-    if not size.tied:
-        yield Linear("lm_head", "head", size.vocab, size.hidden)
+    yield from head(size)
 
 
 def modules(size: Dimensions) -> Iterator[Module]:

@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from planner.architecture.families import llama
 
-FAMILY = replace(llama.FAMILY, sliding_layers=lambda layers: layers)
+FAMILY = replace(llama.FAMILY, sliding_layers=lambda _, layers: layers)

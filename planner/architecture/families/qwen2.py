@@ -1,6 +1,6 @@
 """Qwen2 and Qwen2.5 (Yang et al., 2024): Llama's blocks with biases on query, key and value."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
@@ -19,4 +19,12 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = replace(llama.FAMILY, modules=modules, options={"attention_bias": True})
+def sliding_layers(config: Mapping[str, object], layers: int) -> int:
+    """The layers from max_window_layers on, where the window is used at all."""
+    first = config.get("max_window_layers")
+    if config.get("use_sliding_window") is not True or not isinstance(first, int):
+        return 0
+    return max(0, layers - first)
+
+
+FAMILY = replace(llama.FAMILY, modules=modules, attention_bias=True, sliding_layers=sliding_layers)

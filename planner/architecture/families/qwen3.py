@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
-from planner.architecture.families import llama
+from planner.architecture.families import llama, qwen2
 from planner.architecture.modules import Module, Norm, repeat
 
 
@@ -26,4 +26,4 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = replace(llama.FAMILY, modules=modules, qk_norm=True)
+FAMILY = replace(llama.FAMILY, modules=modules, qk_norm=True, sliding_layers=qwen2.sliding_layers)

@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from planner.architecture.families import bert
 
-FAMILY = replace(bert.FAMILY, position_offset=-2)
+FAMILY = replace(bert.FAMILY, reserved_positions=2)

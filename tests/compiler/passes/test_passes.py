@@ -19,11 +19,11 @@ from compiler.passes.train_base import train_base
 from compiler.roles import targets
 from compiler.train import TensorBatch
 from compiler.training_graph import start, training_graph
-from planner.method import Method, method, methods, model_dimensions, target_dimensions
+from planner.method import Method, buildable, method, model_dimensions, target_dimensions
 from planner.plan import Candidate
 
 RANK, ALPHA = 4, 8.0
-ADAPTERS = [m for m in methods().values() if not m.trains_base]
+ADAPTERS = [m for m in buildable().values() if not m.trains_base]
 # Sums of a few hundred fp32 products of order 1, in another order: some 1e-6.
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
 

@@ -1,0 +1,139 @@
+"""One optimizer step cut into micro-batches, and the fastest way to do so that fits."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from planner.candidates import Adapter
+from planner.cost.latency import training_step
+from planner.cost.memory import Step, TrainingMemory, training_memory
+from planner.resolve import GIB, Scenario, lacks_bf16
+from planner.spec import Hardware
+
+RESERVED_BYTES = {"gpu": 0.6 * GIB, "cpu": 0.5 * GIB}
+"""Of the device before the first tensor: context and libraries; assumed."""
+BATCHES = (64, 32, 16, 8, 4, 2, 1)
+
+
+class Micro(NamedTuple):
+    """How one optimizer step is cut into pieces, and what a piece costs."""
+
+    batch_size: int
+    gradient_accumulation: int
+    checkpointing: str
+    memory: TrainingMemory
+    required_bytes: float
+    step_seconds: float | None
+    least_required_bytes: float = 0.0
+    """Of the ways to cut the step, what the thriftiest needs."""
+
+
+def compute_of(scenario: Scenario) -> str:
+    """The arithmetic of training."""
+    return scenario.spec.pinned.compute or ("fp32" if lacks_bf16(scenario.training) else "bf16")
+
+
+def optimizer_of(scenario: Scenario, adapter: Adapter) -> str:
+    """Pages of an optimizer need CUDA; elsewhere the plain one is used."""
+    return adapter.method.optimizer if scenario.training.kind == "gpu" else "adamw"
+
+
+def cuts(scenario: Scenario) -> list[tuple[str, list[int]]]:
+    """Checkpointing and the batch sizes to try, the fastest first."""
+    pinned, whole = scenario.spec.pinned, scenario.effective_batch
+    modes = [pinned.checkpointing] if pinned.checkpointing else ["none", "block"]
+    sizes = [pinned.batch_size] if pinned.batch_size else [s for s in BATCHES if s <= whole]
+    return [(mode, sizes) for mode in modes]
+
+
+def accumulation(scenario: Scenario, batch_size: int) -> int:
+    """Micro-batches of one optimizer step."""
+    return scenario.spec.pinned.gradient_accumulation or -(-scenario.effective_batch // batch_size)
+
+
+def best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
+    """The fastest way to cut a step that fits; else the one that needs least."""
+    tried: list[Micro] = []
+    for mode, sizes in cuts(scenario):
+        found = _largest(scenario, adapter, format_, mode, sizes)
+        tried += found
+        if found[-1].required_bytes <= scenario.training_budget_bytes:
+            # What could be saved at most is shown beside what is used.
+            last, least = cuts(scenario)[-1]
+            tried.append(micro(scenario, adapter, format_, last, least[-1]))
+            thriftiest = min(m.required_bytes for m in tried)
+            return found[-1]._replace(least_required_bytes=thriftiest)
+    best = min(tried, key=lambda m: m.required_bytes)
+    return best._replace(least_required_bytes=best.required_bytes)
+
+
+def _largest(
+    scenario: Scenario, adapter: Adapter, format_: str, mode: str, sizes: Sequence[int]
+) -> list[Micro]:
+    """What was tried; the last is the largest batch that fits, or else the smallest one.
+
+    Memory rises with the batch size, except that the whole batch at once keeps no gradients
+    between its pieces; so that is tried first, and the rest by halves.
+    """
+    tried = [micro(scenario, adapter, format_, mode, sizes[0])]
+    low, high = 1, len(sizes) - 1
+    if tried[0].required_bytes <= scenario.training_budget_bytes or high == 0:
+        return tried
+    tried.append(micro(scenario, adapter, format_, mode, sizes[high]))
+    if tried[-1].required_bytes > scenario.training_budget_bytes:
+        return tried
+    best = tried[-1]
+    while low < high:
+        middle = (low + high) // 2
+        tried.append(micro(scenario, adapter, format_, mode, sizes[middle]))
+        if tried[-1].required_bytes <= scenario.training_budget_bytes:
+            best, high = tried[-1], middle
+        else:
+            low = middle + 1
+    return [*tried, best]
+
+
+def micro(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Micro:
+    return cost_of(scenario, adapter, step_of(scenario, adapter, format_, mode, batch))
+
+
+def step_of(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Step:
+    """The step as the compiler makes it."""
+    return Step(
+        method=adapter.method,
+        format=format_,
+        compute=compute_of(scenario),
+        optimizer=optimizer_of(scenario, adapter),
+        batch_size=batch,
+        sequence_length=scenario.sequence_length,
+        checkpointing=mode,
+        accumulates=accumulation(scenario, batch) > 1,
+        causal=scenario.causal,
+        labels=scenario.labels,
+    )
+
+
+def cost_of(scenario: Scenario, adapter: Adapter, step: Step) -> Micro:
+    """What that step costs; the costs of `adapter` may be columns."""
+    memory = training_memory(scenario.architecture, adapter.cost, step)
+    recomputed = step.checkpointing == "block"
+    passes = (3.0 if adapter.method.trains_base else 2.0) + recomputed
+    repeats = accumulation(scenario, step.batch_size)
+    # Batches are padded to their own longest example, about twice the mean.
+    length = min(scenario.sequence_length, 2 * scenario.mean_tokens)
+    tokens = step.batch_size * repeats * length
+    work = training_step(scenario.architecture, adapter.cost, tokens, passes)
+    return Micro(
+        batch_size=step.batch_size,
+        gradient_accumulation=repeats,
+        checkpointing=step.checkpointing,
+        memory=memory,
+        required_bytes=required(
+            memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training
+        ),
+        step_seconds=work.seconds(scenario.training, step.compute),
+    )
+
+
+def required(predicted_bytes: float, half_width_bytes: float, device: Hardware) -> float:
+    """What must be free: the top of the band, and what the device keeps for itself."""
+    return predicted_bytes + half_width_bytes + RESERVED_BYTES[device.kind]

@@ -1,0 +1,52 @@
+"""BOFT (Liu et al., 2023, arXiv 2311.06243): OFT by butterfly factors, and a scale of each output.
+
+One factor, as PEFT takes without its CUDA kernel. PEFT stores whole blocks and uses their skew
+parts.
+"""
+
+from planner.method import TRUNCATED, Cost, Dimensions, Method, TensorSpec
+
+FACTORS = 1
+
+
+def cost(d: Dimensions) -> Cost:
+    width, out = d["in"], d["out"]
+    # PEFT forms the rotation [in, in] of every factor and rotates W in every pass.
+    return Cost(
+        saves_input=True,
+        row_elements=FACTORS * width * d["block_size"] + out,
+        pass_multiplications=2 * FACTORS * width**3 + width**2 * out + width * out,
+        pass_elements=3 * FACTORS * width**2 + 2 * width * out,
+        workspace_elements=width**2,
+    )
+
+
+def misfit(d: Dimensions) -> str | None:
+    if d["in"] % d["block_size"]:
+        return f"blocks of {d['block_size']} do not fill its width {d['in']}"
+    return None
+
+
+METHOD = Method(
+    name="boft",
+    title="BOFT",
+    paper="arXiv:2311.06243",
+    tensors=(
+        TensorSpec(
+            "boft_R",
+            (FACTORS, lambda d: d["in"] // d["block_size"], "block_size", "block_size"),
+            "constant",
+            0.0,
+            peft_key="boft_R",
+        ),
+        TensorSpec("boft_s", ("out", 1), "constant", 1.0, peft_key="boft_s"),
+    ),
+    costs={"target": cost},
+    ranks=(4, 8, 16),
+    size="block_size",
+    misfit=misfit,
+    learning_rate=3e-4,
+    serves=("merged",),
+    converts_to=TRUNCATED,
+    peft_config={"peft_type": "BOFT"},
+)
