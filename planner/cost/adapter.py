@@ -37,7 +37,7 @@ class AdapterCost(NamedTuple):
     trainable_parameters        exact; of a method that trains the base, the base's too
     stored_bytes                of a tenant's fp32 file; a trained base is not counted
     shared_bytes                of frozen tensors that all tenants share
-    row_bytes                   of a tenant in the bank
+    row_bytes                   of a tenant in the bank; 0 where it can only be merged
     multiplications             per token in training
     saved_elements              per token, from the forward to the backward pass
     served_multiplications      per token served unmerged
@@ -83,14 +83,14 @@ def adapter_cost(
     places: Places = {scope: sites(scope, lengths, targets, shape) for scope in scopes}
     costs = _costs(method, places)
     trained, stored, shared = _numbers(method, places)
+    rows = DIRECTORY_BYTES * targets.site_count + sum(at.copies * c.row_bytes for c, at in costs)
     tokens = lengths[method.size] * lengths["stacks"]
     inputs = _saved_inputs(costs)
     return AdapterCost(
         trainable_parameters=trained + (shape.parameters if method.trains_base else 0),
         stored_bytes=FLOAT_BYTES * stored,
         shared_bytes=FLOAT_BYTES * shared,
-        row_bytes=sum(at.copies * cost.row_bytes for cost, at in costs)
-        + DIRECTORY_BYTES * targets.site_count,
+        row_bytes=rows if "unmerged" in method.serves else 0,
         multiplications=sum(at.passed * cost.multiplications for cost, at in costs),
         saved_elements=sum(at.passed * cost.saved_elements for cost, at in costs)
         + sum(inputs.values()),
