@@ -8,7 +8,6 @@ log-sum-exp. What the adapters keep comes from their declarations (planner.cost.
 from typing import NamedTuple
 
 from planner.architecture import Architecture
-from planner.cost.elementwise import Number
 from planner.cost.framework import Framework
 
 FP32 = 4
@@ -20,7 +19,7 @@ class Pass(NamedTuple):
     `attention` is "flash" or "full"; `trains_norms` keeps what their gradients need.
     """
 
-    sequence_length: Number
+    sequence_length: float
     element: int
     attention: str
     framework: Framework
@@ -31,7 +30,7 @@ def blocks(shape: Architecture) -> int:
     return shape.layers + shape.encoder_layers
 
 
-def block_bytes(shape: Architecture, run: Pass) -> Number:
+def block_bytes(shape: Architecture, run: Pass) -> float:
     """Of the mean block, without its adapters."""
     cross = shape.layers / blocks(shape) if shape.kind == "encoder_decoder" else 0
     attention = (1 + cross) * (_attention(shape, run) + _scores(shape, run))
@@ -79,7 +78,7 @@ def _attention(shape: Architecture, run: Pass) -> float:
     return float(run.element * (kept + queries) + sums)
 
 
-def _scores(shape: Architecture, run: Pass) -> Number:
+def _scores(shape: Architecture, run: Pass) -> float:
     """Of full attention: the softmax in fp32, and its copy in another arithmetic."""
     if run.attention == "flash":
         return 0.0

@@ -50,6 +50,7 @@ class AdapterCost(NamedTuple):
     shared_inputs, own_inputs   of `saved_elements` the inputs of adapted linears, each once for all
                                 that keep it; and what they would be if every one kept its own
     inner_inputs                of `shared_inputs` those of the MLP's last linear
+    read_elements               of the adapters in one pass, shared ones for every linear they serve
     """
 
     trainable_parameters: int
@@ -69,6 +70,7 @@ class AdapterCost(NamedTuple):
     shared_inputs: int = 0
     own_inputs: int = 0
     inner_inputs: int = 0
+    read_elements: int = 0
 
 
 def adapter_cost(
@@ -109,6 +111,7 @@ def adapter_cost(
             if cost.saves_input and at.target is not None
         ),
         inner_inputs=inputs.get("inner", 0),
+        read_elements=stored + shared * targets.site_count,
     )
 
 

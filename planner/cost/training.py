@@ -17,7 +17,7 @@ from planner.architecture import Architecture
 from planner.architecture.record import UNFORMATTED
 from planner.cost.activations import Pass, block_bytes, blocks, mlp_tensors, outside_bytes
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import Number, larger
+from planner.cost.elementwise import larger
 from planner.cost.framework import PARETUNE, Framework
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
 from planner.method import Method
@@ -39,28 +39,28 @@ LIVE_BAND = 0.15
 class TrainingMemory(NamedTuple):
     """Bytes by part, each at its own largest; `peak_allocated_bytes` is at one moment."""
 
-    weights_bytes: Number
-    adapters_bytes: Number
-    gradients_bytes: Number
-    optimizer_bytes: Number
-    activations_bytes: Number
-    logits_bytes: Number
-    workspace_bytes: Number
-    live_bytes: Number
+    weights_bytes: float
+    adapters_bytes: float
+    gradients_bytes: float
+    optimizer_bytes: float
+    activations_bytes: float
+    logits_bytes: float
+    workspace_bytes: float
+    live_bytes: float
 
     @property
-    def stored_bytes(self) -> Number:
+    def stored_bytes(self) -> float:
         return self.weights_bytes + self.adapters_bytes + self.optimizer_bytes
 
     @property
-    def peak_allocated_bytes(self) -> Number:
+    def peak_allocated_bytes(self) -> float:
         return self.stored_bytes + self.live_bytes
 
     @property
-    def half_width_bytes(self) -> Number:
+    def half_width_bytes(self) -> float:
         return STORED_BAND * self.stored_bytes + LIVE_BAND * self.live_bytes
 
-    def parts(self) -> dict[str, Number]:
+    def parts(self) -> dict[str, float]:
         return {k: v for k, v in self._asdict().items() if k != "live_bytes"}
 
 
@@ -76,8 +76,8 @@ class Step(NamedTuple):
     format: str
     compute: str
     optimizer: str
-    batch_size: Number
-    sequence_length: Number
+    batch_size: float
+    sequence_length: float
     checkpointing: str
     accumulates: bool
     causal: bool
@@ -97,7 +97,7 @@ class Step(NamedTuple):
         return COMPUTE_BYTES[self.adapter_dtype]
 
     @property
-    def tokens(self) -> Number:
+    def tokens(self) -> float:
         return self.batch_size * self.sequence_length
 
     @property
@@ -122,7 +122,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     kept = _kept_bytes(shape, adapter, step)
     loss = larger(_loss_bytes(shape, step), _head_bytes(shape, step))
     backward = _backward_bytes(shape, adapter, step, kept)
-    end = gradients + kept.block + _flowing_bytes(shape, step)
+    end = gradients + _end_bytes(shape, step, kept.block, width)
     live = larger(held + larger(kept.whole + kept.outside + loss, backward), end)
     return TrainingMemory(
         weights_bytes=_weights_bytes(shape, step),
@@ -138,7 +138,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
 
 def _backward_bytes(
     shape: Architecture, adapter: AdapterCost, step: Step, kept: "Kept"
-) -> Number:
+) -> float:
     """The largest of the moments at the start of the backward pass, gradients left out.
 
     In the last norm everything is alive but what the head read. Then the last block dequantises
@@ -154,7 +154,7 @@ def _backward_bytes(
     return larger(norm, larger(dequantised, flowing))
 
 
-def _weights_bytes(shape: Architecture, step: Step) -> Number:
+def _weights_bytes(shape: Architecture, step: Step) -> float:
     framework, element = step.framework, step.element
     if step.method.trains_base:
         return shape.parameters * (framework.master_bytes or element)
@@ -170,7 +170,7 @@ def _weights_bytes(shape: Architecture, step: Step) -> Number:
     return stored
 
 
-def _adapters_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+def _adapters_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     head = 0 if step.causal else step.labels * (shape.hidden + 1) * FP32
     if step.method.trains_base:
         return head
@@ -180,7 +180,7 @@ def _adapters_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Nu
 
 def _optimizer_bytes(
     shape: Architecture, adapter: AdapterCost, step: Step, head: int, width: int
-) -> Number:
+) -> float:
     numbers = adapter.optimizer_elements + 2 * head
     match step.optimizer:
         case "adamw":
@@ -212,10 +212,10 @@ class Kept(NamedTuple):
     being recomputed, and by one block.
     """
 
-    whole: Number
-    outside: Number
-    recomputed: Number
-    block: Number
+    whole: float
+    outside: float
+    recomputed: float
+    block: float
 
 
 def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
@@ -232,7 +232,7 @@ def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
     return Kept(count * each, outside, 0.0, each)
 
 
-def _adapter_bytes(adapter: AdapterCost, step: Step) -> Number:
+def _adapter_bytes(adapter: AdapterCost, step: Step) -> float:
     """Per token, of all adapters."""
     casts = step.framework.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
@@ -243,7 +243,7 @@ def _adapter_bytes(adapter: AdapterCost, step: Step) -> Number:
     return inner * element + (adapter.own_inputs if casts else adapter.shared_inputs) * element
 
 
-def _copies(shape: Architecture, step: Step) -> Number:
+def _copies(shape: Architecture, step: Step) -> float:
     """Per token, what quantised products keep: this micro-batch's, and the last one's."""
     framework = step.framework
     if step.format not in QUANTISED or not framework.keeps_quantised_inputs:
@@ -263,24 +263,23 @@ def _cached_bytes(shape: Architecture, step: Step) -> int:
     return 2 * shape.layers * heads * shape.head_dim * step.element
 
 
-def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Copies of trained numbers in the arithmetic's type, alive through a pass."""
     if step.method.trains_base:
         copied = step.framework.master_bytes not in (None, step.element)
         return shape.parameters * step.element if copied else 0
     if not step.framework.casts_adapters or step.adapter_dtype == step.compute:
         return 0.0
-    numbers = (adapter.stored_bytes + adapter.shared_bytes) / FP32
-    return larger(numbers, adapter.trainable_parameters) * step.element
+    return larger(adapter.read_elements, adapter.trainable_parameters) * step.element
 
 
-def _flowing_bytes(shape: Architecture, step: Step) -> Number:
+def _flowing_bytes(shape: Architecture, step: Step) -> float:
     """Gradients in an MLP: of the residual, of the product and of its factors."""
     width = (3 if shape.gated else 2) * shape.active_intermediate
     return step.tokens * step.element * (shape.hidden + width)
 
 
-def _norm_flow_bytes(shape: Architecture, step: Step) -> Number:
+def _norm_flow_bytes(shape: Architecture, step: Step) -> float:
     """Gradients in a norm: in fp32 of the output, of both its factors and of the square, or the
     two that the LayerNorm kernel reads and writes.
     """
@@ -288,7 +287,7 @@ def _norm_flow_bytes(shape: Architecture, step: Step) -> Number:
     return step.tokens * width * shape.hidden
 
 
-def _loss_bytes(shape: Architecture, step: Step) -> Number:
+def _loss_bytes(shape: Architecture, step: Step) -> float:
     """What the loss holds besides the activations, at its largest."""
     if not step.causal:
         return step.batch_size * step.labels * step.framework.logit_bytes[step.compute]
@@ -300,18 +299,18 @@ def _loss_bytes(shape: Architecture, step: Step) -> Number:
     rows = 2 * labelled * shape.hidden * step.element
     if not step.method.trains_base:
         return chunk + rows
-    # The head's gradient in fp32, and a chunk's share of it.
-    return chunk + rows + shape.vocab * shape.hidden * (FP32 + step.element)
+    # The head's gradient in fp32, and a chunk's share of it where it is added from another type.
+    return chunk + rows + shape.vocab * shape.hidden * (FP32 + (step.element if copy else 0))
 
 
-def _chunk_tokens(labelled: Number, vocab: int) -> Number:
+def _chunk_tokens(labelled: float, vocab: int) -> float:
     """Chunks are of one size, as compiler/train/loss.py cuts them."""
     limit = max(1, CHUNK_LOGITS // vocab)
     count = larger(-(-labelled // limit), 1)
     return -(-labelled // count)
 
 
-def _head_bytes(shape: Architecture, step: Step) -> Number:
+def _head_bytes(shape: Architecture, step: Step) -> float:
     """When the backward pass reaches a quantised head: kept logits, a piece's, the dense head."""
     framework = step.framework
     if not (framework.quantises_head and step.causal and step.format in QUANTISED):
@@ -323,7 +322,21 @@ def _head_bytes(shape: Architecture, step: Step) -> Number:
     return shape.vocab * (step.tokens * kept + piece + head)
 
 
-def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Number:
+def _end_bytes(shape: Architecture, step: Step, block: float, width: int) -> float:
+    """At the end of the backward pass, besides all gradients: in the first block, which lacks its
+    own and the embedding's yet, or in the embedding, whose gradient is cast or added to the head's.
+    """
+    flowing = block + _flowing_bytes(shape, step)
+    if not step.method.trains_base:
+        return flowing
+    embedding = shape.vocab * shape.hidden
+    missing = embedding + shape.linear_parameters / blocks(shape)
+    cast = step.element if width != step.element else 0
+    added = width if shape.tied and step.causal and step.framework.ties_head else 0
+    return larger(flowing - missing * width, embedding * (cast + added))
+
+
+def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Of one linear: its weight while it is dequantised, and what its adapter computes with it."""
     own = adapter.workspace_elements * step.element
     if step.format not in QUANTISED:
