@@ -65,8 +65,8 @@ PARETUNE = Framework(
     ties_head=True,
     # fp32 values beside the codes as 32-bit indices; then beside the cast and two fp32 per block.
     dequantised_bytes={"fp32": 6.0, "bf16": 6.125},
-    # The full loss, for comparison: the fp32 logits, log-softmax, and both their gradients.
-    logit_bytes={"fp32": 16, "bf16": 14},
+    # A full loss for comparison: the fp32 log-softmax, and both its gradients.
+    logit_bytes={"fp32": 12, "bf16": 12},
     kept_logit_bytes={"fp32": 8, "bf16": 6},
     head_chunk_tokens=0,
 )
@@ -78,9 +78,9 @@ PEFT = PARETUNE._replace(
     casts_inputs=True,
     dense_in_compute=False,
     master_bytes=None,
-    # A dequantised copy in the arithmetic's type.
-    dequantised_bytes={"fp32": 4, "bf16": 2},
-    # The model's output keeps the bf16 logits; then log-softmax and both gradients, in fp32.
+    # A copy in the arithmetic's type.
+    dequantised_bytes={"fp32": 4.0, "bf16": 2.0},
+    # The model's output keeps its logits; then log-softmax and both gradients, in fp32.
     logit_bytes={"fp32": 16, "bf16": 14},
 )
 """transformers with PEFT: fp32 adapters on the model's type, the whole logits."""
@@ -99,7 +99,7 @@ LITGPT_2023 = Framework(
     quantises_head=True,
     ties_head=False,
     # bitsandbytes dequantises to fp16, where Lightning quantised from, then casts.
-    dequantised_bytes={"fp32": 6, "bf16": 4},
+    dequantised_bytes={"fp32": 6.0, "bf16": 4.0},
     # Fabric returns outputs in fp32, and cross entropy keeps their log-softmax.
     logit_bytes={"fp32": 8, "bf16": 8},
     kept_logit_bytes={"fp32": 8, "bf16": 8},

@@ -5,10 +5,11 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
 from planner.cost.training import LIVE_BAND, STORED_BAND, Step, TrainingMemory, training_memory
-from planner.cost.weights import BITS_PER_WEIGHT, weights_bytes
+from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, weights_bytes
 
 __all__ = [
     "BITS_PER_WEIGHT",
+    "COMPUTE_BYTES",
     "LIVE_BAND",
     "STORED_BAND",
     "Load",
@@ -58,7 +59,7 @@ def serving_memory(
 ) -> ServingMemory:
     """One base and a bank with a row per active tenant, or one merged model per active tenant."""
     weights = weights_bytes(shape, format_, load.other_bytes)
-    bank = load.sequences * adapter.row_bytes + adapter.shared_bytes
+    bank: float = load.sequences * adapter.row_bytes + adapter.shared_bytes
     if export == "merged":
         weights, bank = weights * load.sequences, 0.0
     return ServingMemory(

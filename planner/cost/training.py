@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.architecture.record import UNFORMATTED
-from planner.cost.activations import Pass, block_bytes, blocks, mlp_tensors, outside_bytes
+from planner.cost.activations import Pass, block_bytes, blocks, outside_bytes
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import larger
-from planner.cost.framework import PARETUNE, Framework
+from planner.cost.framework import PARETUNE, PEFT, Framework
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
 from planner.method import Method
 
@@ -69,15 +69,16 @@ class Step(NamedTuple):
 
     `adapter_dtype` is of the adapters and of a classifier's head, "fp32" or "bf16"; `loss` "full"
     holds the logits of all tokens; `accumulates` says that gradients of another micro-batch are
-    there already.
+    there already. Without a `framework` a full loss means transformers with PEFT, and a chunked
+    one the compiler.
     """
 
     method: Method
     format: str
     compute: str
     optimizer: str
-    batch_size: float
-    sequence_length: float
+    batch_size: int
+    sequence_length: int
     checkpointing: str
     accumulates: bool
     causal: bool
@@ -86,7 +87,11 @@ class Step(NamedTuple):
     attention: str = "flash"
     dropout: float = 0.0
     adapter_dtype: str = "fp32"
-    framework: Framework = PARETUNE
+    framework: Framework | None = None
+
+    @property
+    def program(self) -> Framework:
+        return self.framework or (PEFT if self.loss == "full" else PARETUNE)
 
     @property
     def element(self) -> int:
@@ -106,7 +111,7 @@ class Step(NamedTuple):
             self.sequence_length,
             self.element,
             self.attention,
-            self.framework,
+            self.program,
             trains_norms=self.method.trains_base,
         )
 
@@ -116,13 +121,13 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     head = 0 if step.causal else step.labels * (shape.hidden + 1)
     width = step.adapter_element
     if step.method.trains_base:
-        width = step.framework.master_bytes or step.element
+        width = step.program.master_bytes or step.element
     gradients = (adapter.trainable_parameters + head) * width
     held = gradients if step.accumulates else 0.0
     kept = _kept_bytes(shape, adapter, step)
     loss = larger(_loss_bytes(shape, step), _head_bytes(shape, step))
     backward = _backward_bytes(shape, adapter, step, kept)
-    end = gradients + _end_bytes(shape, step, kept.block, width)
+    end = gradients + _end_bytes(shape, adapter, step, kept.block, width)
     live = larger(held + larger(kept.whole + kept.outside + loss, backward), end)
     return TrainingMemory(
         weights_bytes=_weights_bytes(shape, step),
@@ -136,9 +141,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     )
 
 
-def _backward_bytes(
-    shape: Architecture, adapter: AdapterCost, step: Step, kept: "Kept"
-) -> float:
+def _backward_bytes(shape: Architecture, adapter: AdapterCost, step: Step, kept: "Kept") -> float:
     """The largest of the moments at the start of the backward pass, gradients left out.
 
     In the last norm everything is alive but what the head read. Then the last block dequantises
@@ -149,13 +152,12 @@ def _backward_bytes(
     norm = kept.whole + kept.outside - stream + _norm_flow_bytes(shape, step)
     whole = kept.whole + kept.recomputed - (stream if step.checkpointing == "block" else 0.0)
     dequantised = whole + stream + _workspace_bytes(shape, adapter, step)
-    inner = step.tokens * adapter.inner_inputs * step.element / blocks(shape)
-    flowing = whole - inner + _flowing_bytes(shape, step)
+    flowing = whole - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, step)
     return larger(norm, larger(dequantised, flowing))
 
 
 def _weights_bytes(shape: Architecture, step: Step) -> float:
-    framework, element = step.framework, step.element
+    framework, element = step.program, step.element
     if step.method.trains_base:
         return shape.parameters * (framework.master_bytes or element)
     head = shape.vocab * shape.hidden if shape.kind != "encoder" else 0
@@ -221,7 +223,8 @@ class Kept(NamedTuple):
 def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
     count = blocks(shape)
     each = step.tokens * (
-        block_bytes(shape, step.run) + (_adapter_bytes(adapter, step) + _copies(shape, step)) / count
+        block_bytes(shape, step.run)
+        + (_adapter_bytes(adapter, step) + _copies(shape, step)) / count
     )
     once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
     once += step.batch_size * adapter.cache_tokens * _cached_bytes(shape, step)
@@ -234,7 +237,7 @@ def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
 
 def _adapter_bytes(adapter: AdapterCost, step: Step) -> float:
     """Per token, of all adapters."""
-    casts = step.framework.casts_inputs and step.adapter_dtype != step.compute
+    casts = step.program.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
     element = step.adapter_element if casts else step.element
     if step.dropout:
@@ -245,7 +248,7 @@ def _adapter_bytes(adapter: AdapterCost, step: Step) -> float:
 
 def _copies(shape: Architecture, step: Step) -> float:
     """Per token, what quantised products keep: this micro-batch's, and the last one's."""
-    framework = step.framework
+    framework = step.program
     if step.format not in QUANTISED or not framework.keeps_quantised_inputs:
         return 0.0
     norms = sum(norm.width == shape.hidden for norm in shape.norms) - 1
@@ -259,18 +262,23 @@ def _copies(shape: Architecture, step: Step) -> float:
 
 def _cached_bytes(shape: Architecture, step: Step) -> int:
     """Of one learned position: keys and values of all layers, as attention reads them."""
-    heads = shape.heads if step.framework.repeats_keys else shape.kv_heads
+    heads = shape.heads if step.program.repeats_keys else shape.kv_heads
     return 2 * shape.layers * heads * shape.head_dim * step.element
 
 
 def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Copies of trained numbers in the arithmetic's type, alive through a pass."""
     if step.method.trains_base:
-        copied = step.framework.master_bytes not in (None, step.element)
+        copied = step.program.master_bytes not in (None, step.element)
         return shape.parameters * step.element if copied else 0
-    if not step.framework.casts_adapters or step.adapter_dtype == step.compute:
+    if not step.program.casts_adapters or step.adapter_dtype == step.compute:
         return 0.0
     return larger(adapter.read_elements, adapter.trainable_parameters) * step.element
+
+
+def _inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    """What the adapter of an MLP's last linear keeps of its input."""
+    return step.tokens * adapter.inner_inputs * step.element / blocks(shape)
 
 
 def _flowing_bytes(shape: Architecture, step: Step) -> float:
@@ -290,9 +298,9 @@ def _norm_flow_bytes(shape: Architecture, step: Step) -> float:
 def _loss_bytes(shape: Architecture, step: Step) -> float:
     """What the loss holds besides the activations, at its largest."""
     if not step.causal:
-        return step.batch_size * step.labels * step.framework.logit_bytes[step.compute]
+        return step.batch_size * step.labels * step.program.logit_bytes[step.compute]
     if step.loss == "full":
-        return step.tokens * shape.vocab * step.framework.logit_bytes[step.compute]
+        return step.tokens * shape.vocab * step.program.logit_bytes[step.compute]
     copy = FP32 if step.compute != "fp32" else 0
     labelled = step.batch_size * (step.sequence_length - 1)
     chunk = _chunk_tokens(labelled, shape.vocab) * shape.vocab * (step.element + copy)
@@ -312,7 +320,7 @@ def _chunk_tokens(labelled: float, vocab: int) -> float:
 
 def _head_bytes(shape: Architecture, step: Step) -> float:
     """When the backward pass reaches a quantised head: kept logits, a piece's, the dense head."""
-    framework = step.framework
+    framework = step.program
     if not (framework.quantises_head and step.causal and step.format in QUANTISED):
         return 0.0 * step.tokens
     kept = framework.kept_logit_bytes[step.compute]
@@ -322,17 +330,19 @@ def _head_bytes(shape: Architecture, step: Step) -> float:
     return shape.vocab * (step.tokens * kept + piece + head)
 
 
-def _end_bytes(shape: Architecture, step: Step, block: float, width: int) -> float:
+def _end_bytes(
+    shape: Architecture, adapter: AdapterCost, step: Step, block: float, width: int
+) -> float:
     """At the end of the backward pass, besides all gradients: in the first block, which lacks its
     own and the embedding's yet, or in the embedding, whose gradient is cast or added to the head's.
     """
-    flowing = block + _flowing_bytes(shape, step)
+    flowing = block - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, step)
     if not step.method.trains_base:
         return flowing
     embedding = shape.vocab * shape.hidden
     missing = embedding + shape.linear_parameters / blocks(shape)
     cast = step.element if width != step.element else 0
-    added = width if shape.tied and step.causal and step.framework.ties_head else 0
+    added = width if shape.tied and step.causal and step.program.ties_head else 0
     return larger(flowing - missing * width, embedding * (cast + added))
 
 
@@ -341,4 +351,4 @@ def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> f
     own = adapter.workspace_elements * step.element
     if step.format not in QUANTISED:
         return own
-    return own + step.framework.dequantised_bytes[step.compute] * shape.largest_weight
+    return own + step.program.dequantised_bytes[step.compute] * shape.largest_weight
