@@ -146,13 +146,14 @@ def _backward_bytes(shape: Architecture, adapter: AdapterCost, step: Step, kept:
 
     In the last norm everything is alive but what the head read. Then the last block dequantises
     its last weight; and then, when the MLP's last linear has let its input go, gradients of the
-    product and of its factors flow. A recomputed block no longer needs its output.
+    product and of its factors flow. A recomputed block needs its output until then.
     """
     stream = step.tokens * shape.hidden * step.element
     norm = kept.whole + kept.outside - stream + _norm_flow_bytes(shape, step)
-    whole = kept.whole + kept.recomputed - (stream if step.checkpointing == "block" else 0.0)
+    whole = kept.whole + kept.recomputed
     dequantised = whole + stream + _workspace_bytes(shape, adapter, step)
-    flowing = whole - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, step)
+    output = stream if step.checkpointing == "block" else 0.0
+    flowing = whole - output - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, step)
     return larger(norm, larger(dequantised, flowing))
 
 
@@ -269,11 +270,18 @@ def _cached_bytes(shape: Architecture, step: Step) -> int:
 def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Copies of trained numbers in the arithmetic's type, alive through a pass."""
     if step.method.trains_base:
-        copied = step.program.master_bytes not in (None, step.element)
-        return shape.parameters * step.element if copied else 0
+        return step.element * _cast_parameters(shape, step)
     if not step.program.casts_adapters or step.adapter_dtype == step.compute:
         return 0.0
     return larger(adapter.read_elements, adapter.trainable_parameters) * step.element
+
+
+def _cast_parameters(shape: Architecture, step: Step) -> int:
+    """Of a trained base: the embedding's copy is not kept, and the loss has the head's."""
+    if step.program.master_bytes in (None, step.element):
+        return 0
+    tables = 2 if step.causal and not shape.tied else 1
+    return shape.parameters - tables * shape.vocab * shape.hidden
 
 
 def _inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
@@ -307,8 +315,8 @@ def _loss_bytes(shape: Architecture, step: Step) -> float:
     rows = 2 * labelled * shape.hidden * step.element
     if not step.method.trains_base:
         return chunk + rows
-    # The head's gradient in fp32, and a chunk's share of it where it is added from another type.
-    return chunk + rows + shape.vocab * shape.hidden * (FP32 + (step.element if copy else 0))
+    # The head's gradient in fp32; in another type its own copy too, and a chunk's share to add.
+    return chunk + rows + shape.vocab * shape.hidden * (FP32 + (2 * step.element if copy else 0))
 
 
 def _chunk_tokens(labelled: float, vocab: int) -> float:
