@@ -7,7 +7,7 @@ reader who sees no colours has the shapes.
 from collections import Counter
 from typing import NamedTuple
 
-from planner.frontier import Frontier, Point
+from planner.tradeoffs import Frontier, Point
 from planner.method import methods
 
 COLOURS = ("#4d4fff", "#db8900", "#ee0059", "#1a9eff", "#417500", "#9647b4", "#758ba2")

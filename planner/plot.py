@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from planner.documents import write
 from planner.errors import UsageError
-from planner.frontier import Axis, Frontier, Point
+from planner.tradeoffs import Axis, Frontier, Point
 from planner.marks import Mark, marks, method_of
 from planner.quality import TIE_POINTS
 from planner.scale import Scale, scale, shown
@@ -27,7 +27,7 @@ SHAPES = {
     "cross": "P",
 }
 INK, MUTED, GRID, SHADE, TIE = "#16191f", "#5b6472", "#e6e9ee", "#eef0f4", "#eef0ff"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.edgecolor": "#c3c9d2",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from planner.frontier import Axis
+from planner.tradeoffs import Axis
 from planner.units import amount, seconds
 
 DECADE = 10.0

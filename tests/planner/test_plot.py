@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from planner.frontier import Axis, Frontier, Point
+from planner.tradeoffs import Axis, Frontier, Point
 
 GIB = 2.0**30
 AXES = (
