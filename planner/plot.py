@@ -193,8 +193,8 @@ def _limit(axes: "Axes", name: str, axis: Axis, drawn: Scale) -> None:
 def _edge_text(axes: "Axes", name: str, text: str, value: float) -> None:
     """Beside a line at that value, just inside the frame: upright along x, level along y."""
     if name == "x":
-        where: dict[str, Any] = {"rotation": 90, "ha": "left", "va": "top"}
-        place, offset, coordinates = (value, 1.0), (2, -3), ("data", "axes fraction")
+        where: dict[str, Any] = {"rotation": 90, "ha": "left", "va": "bottom"}
+        place, offset, coordinates = (value, 0.0), (2, 4), ("data", "axes fraction")
     else:
         where = {"ha": "right", "va": "bottom"}
         place, offset, coordinates = (1.0, value), (-3, 2), ("axes fraction", "data")
