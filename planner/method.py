@@ -94,7 +94,7 @@ def _length(dimension: Dimension, dimensions: Dimensions) -> int:
 
 
 class Cost(NamedTuple):
-    """Declared by a method that the algebra of updates cannot say, for one site.
+    """Declared by a method that the algebra of updates cannot say, for one site, as PEFT does it.
 
     Per token: multiplications, and elements kept for the backward pass besides the site's input.
     Per pass, whatever the tokens: multiplications, elements kept for the backward pass, and those

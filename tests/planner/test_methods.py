@@ -25,7 +25,7 @@ from planner import catalog
 from planner.architecture import Architecture, architecture
 from planner.candidates import adapted, select
 from planner.cli import main
-from planner.cost.adapter import AdapterCost, adapter_cost, lora_rank, target_set
+from planner.cost.adapter import AdapterCost, adapter_cost, lora_rank, misfit, target_set
 from planner.cost.trace import linear_cost
 from planner.errors import UsageError
 from planner.method import (
@@ -372,22 +372,23 @@ def test_what_is_frozen_or_summed_keeps_no_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "reason"),
+    ("name", "size", "reason", "fitting"),
     [
-        ("vb_lora", 4, "its side 576 is no multiple of 256"),
-        ("c3a", 256, "blocks of 256 do not fill its side 576"),
-        ("shira", 512, "are more than the 331776 of its weight"),
-        ("boft", 5, "blocks of 5 do not fill its width 576"),
-        ("hra", 3, "an odd number of reflections"),
-        ("miss", 1024, "rank 1024 is more than its width 576"),
+        ("vb_lora", 4, "its side 576 is no multiple of 256", None),
+        ("c3a", 256, "blocks of 256 do not fill its side 576", 64),
+        ("shira", 512, "are more than the 331776 of its weight", 64),
+        ("boft", 5, "blocks of 5 do not fill its width 576", 4),
+        ("hra", 3, "an odd number of reflections", 4),
+        ("miss", 1024, "rank 1024 is more than its width 576", 64),
     ],
 )
-def test_targets_that_a_size_does_not_fit_are_named(name: str, size: int, reason: str) -> None:
-    found = method(name)
-    misfit = found.misfit
-    assert misfit is not None
-    square = {"out": 576, "in": 576, found.size: size}
-    assert reason in (misfit(square) or "")
+def test_targets_that_a_size_does_not_fit_are_named(
+    name: str, size: int, reason: str, fitting: int | None
+) -> None:
+    shape = catalog.model("smollm2-135m").architecture
+    queries = target_set(select(("attention.query",), shape))
+    assert reason in (misfit(method(name), size, queries, shape) or "")
+    assert fitting is None or misfit(method(name), fitting, queries, shape) is None
 
 
 def test_the_file_of_a_method_is_called_as_it_is() -> None:
