@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from planner.architecture import Architecture
-from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
+from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, misfit, target_set
 from planner.errors import UsageError
 from planner.method import (
     ALL_LINEAR,
@@ -49,7 +49,8 @@ class Adapter(NamedTuple):
 
     def describe(self) -> str:
         rank = f" r{self.rank}" if self.rank else ""
-        where = "" if self.method.trains_base else f" on {'+'.join(self.targets)}"
+        everywhere = self.method.trains_base or not self.targets
+        where = "" if everywhere else f" on {'+'.join(self.targets)}"
         return f"{self.method.name}{rank}{where}"
 
 
@@ -90,7 +91,7 @@ def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapt
             if targets not in selected:
                 selected[targets] = target_set(select(targets, scenario.architecture))
             linears = adapted(found, selected[targets])
-            if not linears.kinds:
+            if found.targets and not linears.kinds:
                 yield Refusal(name, "targets", f"it adapts none of {', '.join(targets)}")
                 continue
             for rank in _ranks(found, scenario):
@@ -111,10 +112,13 @@ def _adapter(
     linears: TargetSet,
     quality: Quality,
 ) -> Adapter | Refusal:
-    smallest = linears.smallest_side
-    if rank is not None and found.scaling is not None and rank > smallest:
-        reason = f"rank {rank} is more than the smallest side {smallest} of its targets"
+    if rank is not None and found.scaling is not None and rank > linears.smallest_side:
+        side = linears.smallest_side
+        reason = f"rank {rank} is more than the smallest side {side} of its targets"
         return Refusal(f"rank {rank}", "rank", reason)
+    unfit = misfit(found, rank, linears, scenario.architecture)
+    if unfit is not None:
+        return Refusal(f"{found.name} {rank}", "targets", unfit)
     cost = _cost(found.name, rank, linears, scenario.architecture)
     quality = quality + rank_quality(
         scenario.family,
@@ -142,7 +146,7 @@ def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:
 
 def _target_sets(found: Method, scenario: Scenario) -> tuple[tuple[str, ...], ...]:
     pinned = scenario.spec.pinned.targets
-    if pinned is not None and not found.trains_base:
+    if pinned is not None and found.targets and not found.trains_base:
         return (pinned,)
     present = {t.role for t in scenario.architecture.targets}
     if found.targets != ALL_LINEAR:
