@@ -48,7 +48,10 @@ class Adapter(NamedTuple):
     quality: Quality
 
     def describe(self) -> str:
-        rank = f" r{self.rank}" if self.rank else ""
+        rank = ""
+        if self.rank:
+            is_rank = self.method.size == "rank"
+            rank = f" r{self.rank}" if is_rank else f" {self.method.sized(self.rank)}"
         everywhere = self.method.trains_base or not self.targets
         where = "" if everywhere else f" on {'+'.join(self.targets)}"
         return f"{self.method.name}{rank}{where}"

@@ -167,6 +167,10 @@ class Method:
     converts_to: Conversion | None = None
     peft_config: Mapping[str, object] | None = None
 
+    def sized(self, size: int) -> str:
+        """The size in words: "rank 16", "virtual tokens 20"."""
+        return f"{self.size.replace('_', ' ')} {size}"
+
     def tensors_for(self, role: str) -> tuple[TensorSpec, ...]:
         """The tensors owned by each target of that role."""
         return tuple(
