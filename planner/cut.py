@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from planner.candidates import Adapter
 from planner.cost.latency import training_step
-from planner.cost.memory import Step, TrainingMemory, training_memory
+from planner.cost.memory import COMPUTE_BYTES, Step, TrainingMemory, training_memory
 from planner.resolve import GIB, Scenario, lacks_bf16
 from planner.spec import Hardware
 
@@ -121,7 +121,19 @@ def cost_of(scenario: Scenario, adapter: Adapter, step: Step) -> Micro:
     # Batches are padded to their own longest example, about twice the mean.
     length = min(scenario.sequence_length, 2 * scenario.mean_tokens)
     tokens = step.batch_size * repeats * length
-    work = training_step(scenario.architecture, adapter.cost, tokens, passes)
+    whole = adapter.method.trains_base
+    work = training_step(
+        scenario.architecture,
+        adapter.cost,
+        tokens,
+        passes,
+        micro_batches=repeats,
+        sequence_length=length,
+        recomputes=float(recomputed),
+        format_=step.format,
+        compute=step.compute,
+        trained_bytes=COMPUTE_BYTES[step.format] if whole else 4.0,
+    )
     return Micro(
         batch_size=step.batch_size,
         gradient_accumulation=repeats,

@@ -1,9 +1,17 @@
 """A candidate's numbers and the constraints it breaks."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
-from planner.cost.latency import Served, first_token, per_token
+from planner.cost.latency import (
+    ENGINES,
+    Served,
+    first_token,
+    miss_rate,
+    per_token,
+    throughput,
+)
 from planner.cost.memory import Load, ServingMemory, serving_memory
 from planner.cut import Micro, best_micro, compute_of, optimizer_of, required
 from planner.quality import Quality
@@ -27,6 +35,7 @@ class ServedCost(NamedTuple):
     required_bytes: float
     first_token_seconds: float | None
     per_token_seconds: float | None
+    tokens_per_second: float | None
     storage_bytes: float
 
 
@@ -43,6 +52,7 @@ class Evaluated(NamedTuple):
     serving_required_bytes: float
     first_token_seconds: float | None
     per_token_seconds: float | None
+    tokens_per_second: float | None
     storage_bytes: float
     violations: tuple[Violation, ...]
 
@@ -63,21 +73,32 @@ class Search(NamedTuple):
 
 def search(scenario: Scenario, *, unbuildable: bool = False) -> Search:
     """Evaluate every candidate; of the ways to cut a step only the best is kept."""
-    found: list[Evaluated] = []
-    refusals: dict[Refusal, None] = {}
+    weighed = list(_weighed(scenario, unbuildable=unbuildable))
+    return Search(
+        candidates=tuple(each for each in weighed if isinstance(each, Evaluated)),
+        refusals=tuple(dict.fromkeys(each for each in weighed if isinstance(each, Refusal))),
+    )
+
+
+def is_feasible(scenario: Scenario) -> bool:
+    """Whether any candidate keeps every limit; ends with the first that does."""
+    weighed = _weighed(scenario, unbuildable=False)
+    return any(isinstance(each, Evaluated) and not each.violations for each in weighed)
+
+
+def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:
     for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
-            refusals[adapter] = None
+            yield adapter
             continue
         best: dict[str, Micro] = {}
         for form in forms(scenario, adapter):
             if isinstance(form, Refusal):
-                refusals[form] = None
+                yield form
                 continue
             if form.format not in best:
                 best[form.format] = best_micro(scenario, adapter, form.format)
-            found.append(evaluate(scenario, adapter, form, best[form.format]))
-    return Search(tuple(found), tuple(refusals))
+            yield evaluate(scenario, adapter, form, best[form.format])
 
 
 def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> Evaluated:
@@ -93,6 +114,7 @@ def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> 
         serving_required_bytes=served.required_bytes,
         first_token_seconds=served.first_token_seconds,
         per_token_seconds=served.per_token_seconds,
+        tokens_per_second=served.tokens_per_second,
         storage_bytes=served.storage_bytes,
         violations=_violations(scenario, micro.required_bytes, served),
     )
@@ -101,17 +123,25 @@ def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> 
 def measure(scenario: Scenario, adapter: Adapter, form: Form) -> ServedCost:
     """What serving that form costs; the costs of `adapter` may be columns."""
     shape, load, device = scenario.architecture, load_of(scenario), scenario.serving
-    served = Served(form.format, form.export, form.precision)
+    served = Served(
+        form.format,
+        form.export,
+        form.precision,
+        ENGINES[scenario.spec.serving.runtime],
+        miss_rate(scenario.active_tenants, scenario.slots),
+    )
     memory = serving_memory(shape, adapter.cost, form.format, form.export, load)
     arithmetic = serving_compute(scenario)
-    decode = per_token(shape, adapter.cost, served, load).seconds(device, arithmetic)
+    prompt = first_token(shape, adapter.cost, served, load)
+    step = per_token(shape, adapter.cost, served, load)
+    answer = max(1, scenario.context_length - scenario.prompt_tokens)
+    rate = throughput(prompt, step, load, answer, device, arithmetic)
     return ServedCost(
         memory=memory,
         required_bytes=required(memory.total_bytes, memory.half_width_bytes, device),
-        first_token_seconds=first_token(shape, adapter.cost, served, load).seconds(
-            device, arithmetic
-        ),
-        per_token_seconds=decode if scenario.causal else None,
+        first_token_seconds=prompt.seconds(device, arithmetic),
+        per_token_seconds=step.seconds(device, arithmetic) if scenario.causal else None,
+        tokens_per_second=rate.tokens_per_second if rate and scenario.causal else None,
         storage_bytes=_storage_bytes(scenario, adapter, form, memory),
     )
 
@@ -124,7 +154,8 @@ def serving_compute(scenario: Scenario) -> str:
 def load_of(scenario: Scenario) -> Load:
     limits = RUNTIMES[scenario.spec.serving.runtime]
     return Load(
-        sequences=scenario.active_tenants,
+        # Only tenants with a row in the bank can be in one batch.
+        sequences=scenario.slots,
         context_length=scenario.context_length,
         prompt_tokens=scenario.prompt_tokens,
         causal=scenario.causal,
@@ -139,7 +170,7 @@ def _storage_bytes(
     """On disk for all tenants: adapters beside one base, or a whole model each."""
     one_base = serving.weights_bytes
     if form.export == "merged":
-        return one_base / scenario.active_tenants * scenario.tenants
+        return one_base / scenario.slots * scenario.tenants
     return one_base + scenario.tenants * adapter.cost.stored_bytes + adapter.cost.shared_bytes
 
 

@@ -36,6 +36,7 @@ class Scenario:
     serving_budget_bytes: float
     tenants: int
     active_tenants: int
+    slots: int
     context_length: int
     prompt_tokens: int
     first_token_seconds: float | None
@@ -85,6 +86,7 @@ def resolve(spec: Spec) -> Scenario:
         serving_budget_bytes=budget * GIB,
         tenants=spec.serving.tenants,
         active_tenants=_active(spec),
+        slots=min(spec.serving.slots or _active(spec), _active(spec)),
         context_length=context,
         prompt_tokens=prompt,
         first_token_seconds=_seconds(spec.serving.first_token_ms),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
 from planner.cost.adapter import AdapterCost
-from planner.cut import Micro, cuts, micro
+from planner.cut import cuts, micro
 from planner.evaluate import measure
 from planner.resolve import Scenario
 
@@ -107,52 +107,72 @@ def _blocks(
     all_cuts: Sequence[Cut],
     all_forms: dict[Form, int],
 ) -> Iterable[dict[str, Any]]:
-    """The candidates of one method, a block per form and cut."""
+    """The candidates of one method, a block of [cuts, adapters] per form."""
     import numpy as np  # noqa: PLC0415, a plan needs none of it
 
-    micros: dict[tuple[str, Cut], Micro] = {}
     allowed: dict[Form, list[int]] = {}
     for place, member in enumerate(members):
         for form in forms(scenario, member):
             if not isinstance(form, Refusal):
                 allowed.setdefault(form, []).append(place)
+    trained: dict[str, dict[str, Any]] = {}
     whole = _columns(members)
     for form, kept in allowed.items():
-        column = whole if len(kept) == len(members) else _columns([members[i] for i in kept])
-        quality = form_quality(scenario, form)
-        served = measure(scenario, column, form)
-        shared = {
-            "adapter": places[kept],
-            "form": all_forms.setdefault(form, len(all_forms)),
-            "quality_points": np.array([members[i].quality.points for i in kept]) + quality.points,
-            "quality_half_width": np.hypot(
-                [members[i].quality.half_width for i in kept], quality.half_width
-            ),
-            "serving_bytes_per_tenant": served.required_bytes / scenario.active_tenants,
-            "latency_seconds": _known(
-                served.per_token_seconds if scenario.causal else served.first_token_seconds
-            ),
-            "storage_bytes": served.storage_bytes,
-            "serving memory": served.required_bytes > scenario.serving_budget_bytes,
-            "first token": _over(served.first_token_seconds, scenario.first_token_seconds),
-            "per token": _over(served.per_token_seconds, scenario.per_token_seconds),
-        }
-        for place, cut in enumerate(all_cuts):
-            key = (form.format, cut)
-            if len(kept) < len(members) or key not in micros:
-                micros[key] = micro(
-                    scenario, column, form.format, cut.checkpointing, cut.batch_size
-                )
-            found = micros[key]
-            own = {
-                "cut": place,
-                "training_bytes": found.required_bytes,
-                "training_seconds": _known(found.step_seconds),
-                "training memory": found.required_bytes > scenario.training_budget_bytes,
-            }
-            yield {
-                name: np.broadcast_to(value, len(kept)) for name, value in (shared | own).items()
-            }
+        if form.format not in trained:
+            trained[form.format] = _trained(scenario, whole, form.format, all_cuts, len(members))
+        kept_members = [members[place] for place in kept]
+        everyone = len(kept) == len(members)
+        column = whole if everyone else _columns(kept_members)
+        block: dict[str, Any] = _served(scenario, column, kept_members, form)
+        block |= {name: rows[:, kept] for name, rows in trained[form.format].items()}
+        block["adapter"] = places[kept]
+        block["form"] = all_forms.setdefault(form, len(all_forms))
+        shape = (len(all_cuts), len(kept))
+        yield {name: np.broadcast_to(value, shape).ravel() for name, value in block.items()}
+
+
+def _trained(
+    scenario: Scenario, column: Adapter, format_: str, all_cuts: Sequence[Cut], count: int
+) -> dict[str, Any]:
+    """[cuts, adapters] of what depends on the cut of the step."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    found = [
+        micro(scenario, column, format_, cut.checkpointing, cut.batch_size) for cut in all_cuts
+    ]
+
+    def rows(values: Iterable[Any]) -> Any:  # noqa: ANN401, columns
+        return np.stack([np.broadcast_to(value, count) for value in values])
+
+    needed = rows(each.required_bytes for each in found)
+    return {
+        "cut": rows(range(len(all_cuts))),
+        "training_bytes": needed,
+        "training_seconds": rows(_known(each.step_seconds) for each in found),
+        "training memory": needed > scenario.training_budget_bytes,
+    }
+
+
+def _served(
+    scenario: Scenario, column: Adapter, members: Sequence[Adapter], form: Form
+) -> dict[str, Any]:
+    """[adapters] of what depends on the form alone."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    quality, served = form_quality(scenario, form), measure(scenario, column, form)
+    points = np.array([member.quality.points for member in members])
+    widths = np.array([member.quality.half_width for member in members])
+    latency = served.per_token_seconds if scenario.causal else served.first_token_seconds
+    return {
+        "quality_points": points + quality.points,
+        "quality_half_width": np.hypot(widths, quality.half_width),
+        "serving_bytes_per_tenant": served.required_bytes / scenario.active_tenants,
+        "latency_seconds": _known(latency),
+        "storage_bytes": served.storage_bytes,
+        "serving memory": served.required_bytes > scenario.serving_budget_bytes,
+        "first token": _over(served.first_token_seconds, scenario.first_token_seconds),
+        "per token": _over(served.per_token_seconds, scenario.per_token_seconds),
+    }
 
 
 def _columns(members: Sequence[Adapter]) -> Adapter:

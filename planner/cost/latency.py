@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import larger
+from planner.cost.elementwise import larger, where
 from planner.cost.memory import BITS_PER_WEIGHT, COMPUTE_BYTES, Load, cache_bytes, weights_bytes
 from planner.cost.rates import reached
 from planner.spec import Hardware
@@ -87,6 +87,7 @@ EAGER_SERVER = EAGER._replace(block_kernels=20, waits=True, activation_share=0.3
 ENGINES = {
     "paretune": FUSED,
     "onnxruntime": FUSED,
+    "onnxruntime-genai": FUSED,
     "llama.cpp": FUSED._replace(element_bytes=2),
     "vllm": CAPTURED,
     "lorax": CAPTURED,
@@ -139,7 +140,7 @@ class Throughput(NamedTuple):
 
 def first_token(shape: Architecture, adapter: AdapterCost, served: Served, load: Load) -> Work:
     """One prompt of one tenant, and its first token or its label."""
-    tokens = load.prompt_tokens
+    tokens = load.prompt_tokens + adapter.input_tokens
     scores = 4.0 * shape.layers * tokens * tokens * shape.heads * shape.head_dim
     head = 2.0 * shape.vocab * shape.hidden if load.causal else 0.0
     work = _pass(shape, adapter, served, load, tokens)
@@ -161,7 +162,9 @@ def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: L
     if served.export == "merged":
         # Each tenant has its own weights, so a batch shares nothing.
         streamed = streamed * rows
-    gathered = rows * (cache_bytes(shape, load) / 2 + _carried(adapter, served))
+    context = load.context_length / 2 + adapter.input_tokens + adapter.cache_tokens
+    cached = cache_bytes(shape, load) * context / load.context_length
+    gathered = rows * (cached + _carried(adapter, served))
     return work._replace(
         flops=work.flops + rows * 2.0 * shape.vocab * shape.hidden,
         bytes_moved=streamed,
@@ -212,18 +215,27 @@ def training_step(
     """
     updated = adapter.trainable_parameters if trained is None else trained
     element = COMPUTE_BYTES[compute]
+    length = where(sequence_length > 0, sequence_length, 1.0)
+    added = where(sequence_length > 0, adapter.input_tokens, 0.0)
+    all_tokens = tokens * adapter.forward_passes * (1.0 + added / length)
     base = 2.0 * (_multiplied(shape) + shape.vocab * shape.hidden)
     scores = 2.0 * shape.layers * sequence_length * shape.heads * shape.head_dim
-    own = 2.0 * adapter.multiplications * (3.0 + recomputes)
+    own_passes = 2.0 * (3.0 + recomputes)
+    own = tokens * adapter.multiplications + micro_batches * adapter.pass_multiplications
     walks = 1.0 + BACKWARD_TRAFFIC + recomputes
     moved = walks * _activation_bytes(shape, element) + LOGIT_TRAFFIC_BYTES * shape.vocab
-    moved = moved + SAVED_TRAFFIC_BYTES * adapter.saved_elements
+    kept = SAVED_TRAFFIC_BYTES * (
+        tokens * adapter.saved_elements + micro_batches * adapter.pass_elements
+    )
     converted = (2.0 + recomputes) * micro_batches * _converted_bytes(shape, format_, compute)
     return Work(
-        flops=tokens * passes * (base + scores),
+        flops=all_tokens * passes * (base + scores),
         bytes_moved=passes * micro_batches * element * shape.linear_parameters,
-        adapter_flops=tokens * own,
-        traffic_bytes=tokens * moved + converted + ADAMW_PASSES * trained_bytes * updated,
+        adapter_flops=own_passes * own,
+        traffic_bytes=all_tokens * moved
+        + kept
+        + converted
+        + ADAMW_PASSES * trained_bytes * updated,
         host_seconds=micro_batches
         * _blocks(shape)
         * EAGER.host_seconds(adapted=True, quantised=format_ == "nf4")
@@ -256,11 +268,10 @@ def _pass(
         + (DEQUANTISE_FLOPS * shape.linear_parameters if quantised else 0.0),
         bytes_moved=weights_bytes(shape, served.format, load.other_bytes)
         - _untouched_bytes(shape, served.format, tokens),
-        adapter_flops=2.0 * tokens * adapter.multiplications if unmerged else 0.0,
+        adapter_flops=2.0 * tokens * adapter.served_multiplications if unmerged else 0.0,
         fast_flops=products if fast else 0.0,
         traffic_bytes=traffic,
-        host_seconds=_blocks(shape)
-        * engine.host_seconds(adapted=unmerged and adapter.row_bytes > 0, quantised=quantised),
+        host_seconds=_blocks(shape) * engine.host_seconds(adapted=unmerged, quantised=quantised),
         waits=engine.waits,
     )
 
@@ -298,7 +309,7 @@ def _untouched_bytes(shape: Architecture, format_: str, tokens: float) -> float:
     if not shape.experts:
         return 0.0
     routed = shape.idle_parameters * shape.experts / (shape.experts - shape.experts_per_token)
-    missed = (1.0 - shape.experts_per_token / shape.experts) ** tokens
+    missed: float = (1.0 - shape.experts_per_token / shape.experts) ** tokens
     return routed * missed * BITS_PER_WEIGHT[format_] / 8
 
 

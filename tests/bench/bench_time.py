@@ -82,7 +82,7 @@ def adapter(
     name: str, rank: int | None, targets: tuple[str, ...], shape: Architecture
 ) -> AdapterCost:
     found = method(name)
-    return adapter_cost(found, rank, adapted(found, target_set(select(targets, shape))))
+    return adapter_cost(found, rank, adapted(found, target_set(select(targets, shape))), shape)
 
 
 def served_adapters(ranks: str, count: int, shape: Architecture) -> AdapterCost:
@@ -146,7 +146,8 @@ def serving() -> Iterator[Line]:
     for row in rows("serving"):
         shape = model(row["model"])
         cost = served_adapters(row["ranks"], int(row["adapters"]), shape)
-        served = Served("bf16", "unmerged", "exact", EAGER_SERVER)
+        bare = EAGER_SERVER._replace(adapter_kernels=0)
+        served = Served("bf16", "unmerged", "exact", EAGER_SERVER if cost.row_bytes else bare)
         found = Serving(shape, cost, served, device)
         offered, duration = (
             float(row["offered_requests_per_second"]),
@@ -166,7 +167,8 @@ def decoding() -> Iterator[Line]:
     for row in rows("decoding"):
         shape = model(row["model"])
         load = LOAD._replace(context_length=256)
-        work = per_token(shape, NONE, Served(row["format"], "unmerged", "exact", EAGER), load)
+        bare = EAGER._replace(adapter_kernels=0)
+        work = per_token(shape, NONE, Served(row["format"], "unmerged", "exact", bare), load)
         published = 1 / float(row["tokens_per_second"])
         predicted = seconds(work, catalog.hardware(row["hardware"]))
         yield Line(f"{row['model']} {row['format']}, LitGPT", "s/token", published, predicted)
@@ -179,15 +181,13 @@ def training() -> Iterator[Line]:
         shape, found = model(row["model"]), method(row["method"])
         rank = int(row["rank"]) if row["rank"] else None
         targets = tuple(row["targets"].split())
-        cost = NONE if found.trains_base else adapter(found.name, rank, targets, shape)
-        whole = found.trains_base
+        cost, whole = adapter(found.name, rank, targets, shape), found.trains_base
         work = training_step(
             shape,
             cost,
             float(row["tokens"]),
             3.0 if whole else 2.0,
             sequence_length=float(row["tokens"]) / int(row["batch_size"]),
-            trained=shape.parameters if whole else None,
             trained_bytes=2.0 if whole else 4.0,
         )
         predicted = seconds(work, catalog.hardware(row["hardware"]))

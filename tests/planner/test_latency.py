@@ -13,6 +13,7 @@ from planner.cost.latency import (
     ADAMW_PASSES,
     EAGER,
     EAGER_SERVER,
+    ENGINES,
     FUSED,
     Served,
     Work,
@@ -25,6 +26,7 @@ from planner.cost.latency import (
 )
 from planner.cost.memory import Load
 from planner.method import Target, method
+from planner.runtime import RUNTIMES
 from planner.spec import Hardware
 
 SHAPE = catalog.model("llama-3.1-8b").architecture
@@ -49,7 +51,8 @@ UNMERGED = Served("bf16", "unmerged", "exact")
 
 def lora(rank: int) -> AdapterCost:
     found = method("lora")
-    return adapter_cost(found, rank, adapted(found, target_set(select(("all-linear",), SHAPE))))
+    linears = adapted(found, target_set(select(("all-linear",), SHAPE)))
+    return adapter_cost(found, rank, linears, SHAPE)
 
 
 def seconds(work: Work, device: Hardware = MEASURED, compute: str = "bf16") -> float:
@@ -87,6 +90,12 @@ def test_what_needs_an_unknown_figure_is_unknown(field: str) -> None:
     assert throughput(step, step, LOAD, 10, unknown, "bf16") is None
     assert cost_usd(None, MEASURED) is None
     assert cost_usd(7200.0, MEASURED) is None
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_has_an_engine(runtime: str) -> None:
+    step = per_token(SHAPE, lora(16), UNMERGED._replace(engine=ENGINES[runtime]), LOAD)
+    assert seconds(step) > 0
 
 
 def test_money_is_hours_at_the_price() -> None:

@@ -112,6 +112,7 @@ OTHER: dict[str, object] = {
     "pinned.precision": "fast",
 }
 NEEDS_CLASSIFIER = {"data.labels"}
+NEEDS_FAST = {"training.hardware.int8_tops", "serving.hardware.int8_tops"}
 NEEDS_BF16_RUNTIME = {"serving.hardware.bf16_tflops"}
 
 
@@ -121,6 +122,10 @@ def base(path: str) -> Spec:
     if path in NEEDS_CLASSIFIER:
         return Spec.model_validate(CLASSIFIER)
     spec = Spec.model_validate(LM)
+    if path in NEEDS_FAST:
+        # Only products with int8 activations run at that rate, and only served ones.
+        served = {"serving.hardware": None} if path.startswith("training") else {}
+        return applied(spec, Change("", {"pinned.precision": "fast", **served})) or spec
     if path in NEEDS_BF16_RUNTIME:
         return applied(spec, Change("", {"serving.runtime": "llama.cpp"})) or spec
     return spec
