@@ -33,8 +33,12 @@ def blocks(shape: Architecture) -> int:
 def block_bytes(shape: Architecture, run: Pass) -> float:
     """Of the mean block, without its adapters."""
     cross = shape.layers / blocks(shape) if shape.kind == "encoder_decoder" else 0
-    attention = (1 + cross) * (_attention(shape, run) + _scores(shape, run))
+    attention = (1 + cross) * attention_bytes(shape, run)
     return _norms(shape, run) / blocks(shape) + attention + mlp_bytes(shape, run)
+
+
+def attention_bytes(shape: Architecture, run: Pass) -> float:
+    return _attention(shape, run) + _scores(shape, run)
 
 
 def outside_bytes(shape: Architecture, run: Pass) -> float:

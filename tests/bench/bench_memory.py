@@ -16,15 +16,18 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import litgpt
 
+from planner import catalog
 from planner.architecture import Architecture, architecture
+from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
-from planner.cost.framework import LITGPT_2023, LITGPT_2024
+from planner.cost.framework import LITGPT_2023, LITGPT_2024, PARETUNE
 from planner.cost.memory import Step, TrainingMemory, training_memory
 from planner.method import ALL_LINEAR, method
+from planner.plan import Candidate
 
 HERE = Path(__file__).resolve().parent
 Row = dict[str, str]
@@ -54,6 +57,7 @@ FORMATS = {
 
 OF_2024 = "LitGPT config_hub"
 OF_2023 = ("LitGPT resource-tables", "Raschka LoRA insights")
+COMPONENTS = ("weights only", "adapter weights", "LoRA input gradients")
 BARS = {"measured": (0.05, 0.15), "dry run": (0.03, 0.08)}
 """Median, and the 90th percentile or the worst."""
 
@@ -118,24 +122,18 @@ def against_measurements(path: Path) -> tuple[list[Case], list[LeftOut]]:
 
 def why_left_out(row: Row) -> str | None:
     """The reason that a row cannot be held against the allocated peak of one device's step."""
-    scope, source = row["mem_scope"], row["source"]
-    if row["oom"] == "True":
-        return "out of memory: no number"
-    if row["method"].startswith("INFERENCE"):
-        return "inference, not training"
-    if "reserved" in scope:
-        return "reserved by the allocator, evaluation by generation included"
-    if "psutil" in scope or "GPU RAM" in scope:
-        return "the process's memory, not the allocator's"
-    if scope in ("weights only", "adapter weights", "LoRA input gradients"):
-        return "one component, not the peak of a step"
-    if not row["micro_batch"] or not row["seq_len"]:
-        return "batch or length is not stated"
-    if source not in (OF_2024, *OF_2023):
-        return "what was measured is not stated"
-    if row["grad_ckpt"].startswith("yes"):
-        return "sharded over several GPUs; a plan is for one device"
-    return None
+    scope = row["mem_scope"]
+    reasons = (
+        (row["oom"] == "True", "out of memory: no number"),
+        (row["method"].startswith("INFERENCE"), "inference, not training"),
+        ("reserved" in scope, "reserved by the allocator, evaluation by generation included"),
+        ("psutil" in scope or "GPU RAM" in scope, "the process's memory, not the allocator's"),
+        (scope in COMPONENTS, "one component, not the peak of a step"),
+        (not row["micro_batch"] or not row["seq_len"], "batch or length is not stated"),
+        (row["source"] not in (OF_2024, *OF_2023), "what was measured is not stated"),
+        (row["grad_ckpt"].startswith("yes"), "sharded over several GPUs; a plan is for one device"),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
 
 
 def contradiction(row: Row, memory: TrainingMemory, measured: float) -> str | None:
@@ -231,7 +229,36 @@ def _name(row: Row) -> str:
 
 
 def against_dry_runs(path: Path) -> list[Case]:
-    return []
+    """Every point of the grid, as the compiler itself trains it."""
+    return [
+        Case(point["key"], float(simulated(point).peak_allocated_bytes), expected)
+        for point in json.loads(path.read_text("utf-8"))
+        if (expected := point["peak_allocated_bytes"])
+    ]
+
+
+def simulated(point: dict[str, Any]) -> TrainingMemory:
+    shape = catalog.model(point["model"]).architecture
+    candidate = Candidate.model_validate(point["candidate"])
+    chosen = method(candidate.method)
+    targets = adapted(chosen, target_set(select(candidate.targets, shape)))
+    # The dry run counts the pages of an optimizer as if they were on the device.
+    paged = candidate.optimizer == "paged_adamw8bit"
+    step = Step(
+        method=chosen,
+        format=candidate.format,
+        compute=candidate.compute,
+        optimizer="adamw8bit" if paged else candidate.optimizer,
+        batch_size=candidate.batch_size,
+        sequence_length=candidate.sequence_length,
+        checkpointing=candidate.checkpointing,
+        accumulates=candidate.gradient_accumulation > 1,
+        causal=point["labels"] is None,
+        labels=point["labels"] or 0,
+        loss=point["loss"],
+        framework=PARETUNE,
+    )
+    return training_memory(shape, adapter_cost(chosen, candidate.rank, targets, shape), step)
 
 
 def summary(cases: list[Case], quantile: float) -> dict[str, object]:
