@@ -262,8 +262,7 @@ def _copies(shape: Architecture, step: Step) -> float:
     framework = step.program
     if step.format not in QUANTISED or not framework.keeps_quantised_inputs:
         return 0.0
-    norms = sum(norm.width == shape.hidden for norm in shape.norms) - 1
-    inputs = min(norms, 2 * blocks(shape)) * shape.hidden
+    inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
     inputs += blocks(shape) * shape.active_intermediate
     if framework.keeps_last_graph:
         # The attention's output was freed with its graph, but for the product that reads it.
@@ -317,7 +316,8 @@ def _loss_bytes(shape: Architecture, step: Step) -> float:
     """What the loss holds besides the activations, at its largest."""
     if not step.causal:
         return step.batch_size * step.labels * step.program.logit_bytes[step.compute]
-    if step.loss == "full" or _has_biased_head(shape):
+    # The compiler's loss takes no bias of the head, and falls back on all logits.
+    if step.loss == "full" or shape.biased_head:
         return step.tokens * shape.vocab * step.program.logit_bytes[step.compute]
     copy = FP32 if step.compute != "fp32" else 0
     labelled = step.batch_size * (step.sequence_length - 1)
@@ -327,11 +327,6 @@ def _loss_bytes(shape: Architecture, step: Step) -> float:
         return chunk + rows
     # The head's gradient in fp32; in another type its own copy too, and a chunk's share to add.
     return chunk + rows + shape.vocab * shape.hidden * (FP32 + (2 * step.element if copy else 0))
-
-
-def _has_biased_head(shape: Architecture) -> bool:
-    """The compiler's loss takes no bias, and falls back on all logits."""
-    return any(t.role == "head" and t.name in shape.biases for t in shape.targets)
 
 
 def _chunk_tokens(labelled: float, vocab: int) -> float:
