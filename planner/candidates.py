@@ -23,12 +23,14 @@ from planner.method import (
 from planner.quality import (
     UNKNOWN,
     Quality,
+    data_bits,
     format_quality,
     method_quality,
     noise,
     rank_quality,
     serving_quality,
     target_quality,
+    unranked,
 )
 from planner.resolve import Scenario, lacks_bf16
 from planner.runtime import RUNTIMES, refusal
@@ -76,10 +78,12 @@ def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapt
     pinned = scenario.spec.pinned
     selected: dict[tuple[str, ...], TargetSet] = {}
     for name, found in _methods(pinned.method, unbuildable=unbuildable).items():
-        quality = method_quality(name)
+        quality = method_quality(
+            name, scenario.family, scenario.architecture.parameters, scenario.examples
+        )
         if quality is None:
             if pinned.method is None:
-                yield Refusal(name, "evidence", "nothing published compares it with LoRA")
+                yield Refusal(name, "evidence", unranked(name))
                 continue
             quality = UNKNOWN
         for targets in _target_sets(found, scenario):
@@ -114,9 +118,8 @@ def _adapter(
     cost = _cost(found.name, rank, linears, scenario.architecture)
     quality = quality + rank_quality(
         scenario.family,
-        rank if found.scaling else None,
         cost.trainable_parameters,
-        scenario.data_tokens,
+        data_bits(scenario.family, scenario.examples, scenario.mean_tokens, scenario.labels),
         trains_base=found.trains_base,
     )
     whole = found.targets if found.targets != ALL_LINEAR else ("all-linear",)

@@ -1,12 +1,11 @@
 """A config's sizes under one set of names, as a family's modules are written in."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Shape = dict[str, int | bool | str]
 
 
-@dataclass(frozen=True)
-class Dimensions:
+class Dimensions(NamedTuple):
     """`positions` are the rows of a table; `fields` holds the family's own options."""
 
     hidden: int

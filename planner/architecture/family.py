@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from planner.architecture import families
 from planner.architecture.dimensions import Dimensions
@@ -18,8 +18,7 @@ def _unchanged(size: Dimensions) -> Dimensions:
     return size
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
+class Family(NamedTuple):
     """One model_type; what a config.json leaves out has the default of transformers.
 
     modules              every parameter of a model of these dimensions
@@ -43,9 +42,9 @@ class Family:
     position: Position
     modules: Callable[[Dimensions], Iterable[Module]]
     resolve: Callable[[Dimensions], Dimensions] = _unchanged
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, bool | int | str] = field(default_factory=dict)
-    same_as: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = {}
+    options: Mapping[str, bool | int | str] = {}
+    same_as: Mapping[str, str] = {}
     tied: bool = True
     attention_bias: bool = False
     counts_positions: bool = False

@@ -15,6 +15,10 @@ class Linear(NamedTuple):
     in_features: int
     bias: bool = False
 
+    @property
+    def parameters(self) -> int:
+        return self.out_features * (self.in_features + self.bias)
+
 
 class Norm(NamedTuple):
     """A normalisation over `width` numbers, with its weight and perhaps a bias."""
@@ -32,7 +36,7 @@ class Table(NamedTuple):
     """Parameters that no method targets: embeddings, positions, tokens, poolers."""
 
     name: str
-    size: int
+    parameters: int
 
 
 Module: TypeAlias = Linear | Norm | Table
@@ -48,7 +52,7 @@ def repeat(prefix: str, count: int, block: Iterable[Module]) -> Iterator[Module]
 def below(prefix: str, modules: Iterable[Module]) -> Iterator[Module]:
     """The modules under a longer name."""
     for module in modules:
-        yield module._replace(name=f"{prefix}.{module.name}")
+        yield type(module)._make((f"{prefix}.{module.name}", *module[1:]))
 
 
 def embedding(name: str, rows: int, width: int) -> Table:

@@ -3,7 +3,7 @@
 from planner.architecture.dimensions import Dimensions, Shape
 from planner.architecture.family import FAMILIES, Family, family
 from planner.architecture.fields import ALIASES, Config, shape
-from planner.architecture.modules import Linear, Module, Norm, Table
+from planner.architecture.modules import Linear, Norm
 from planner.architecture.record import Activation, Architecture
 from planner.errors import UsageError
 from planner.method import Target
@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -52,7 +53,7 @@ def architecture(config: Config) -> Architecture:
         gated=any(m.role.endswith((".gate", ".gate_up")) for m in linears),
         tied=size.tied,
         targets=tuple(Target(m.name, m.role, m.out_features, m.in_features) for m in linears),
-        parameters=sum(_parameters(m) for m in modules),
+        parameters=sum(m.parameters for m in modules),
         norms=tuple(m for m in modules if isinstance(m, Norm)),
         norm=found.norm,
         activation=_activation(config, found),
@@ -120,19 +121,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _parameters(module: Module) -> int:
-    if isinstance(module, Linear):
-        bias = module.out_features if module.bias else 0
-        return module.out_features * module.in_features + bias
-    return module.size if isinstance(module, Table) else module.parameters
-
-
 def _trait(trait: bool | str, size: Dimensions) -> bool:  # noqa: FBT001
     return size.flag(trait) if isinstance(trait, str) else trait
 
 
 def _longest_input(config: Config, found: Family, size: Dimensions) -> int:
-    if found.counts_positions:
+    if found.counts_positions or found.image:
         return size.positions - found.reserved_positions
     name = "max_position_embeddings"
     limit = config.get(found.aliases.get(name, name))

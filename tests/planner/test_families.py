@@ -10,8 +10,10 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from planner import catalog
 from planner.architecture import Architecture, architecture, digest
 from planner.architecture.family import FAMILIES
+from planner.errors import UsageError
 
 SIZES = {
     "hidden_size": 32,
@@ -196,3 +198,116 @@ def test_a_config_that_transformers_saved_reads_the_same(
     assert architecture(saved).targets == architecture(config).targets
     assert architecture(saved).parameters == architecture(config).parameters
     assert digest(saved) == digest(config)
+
+
+def smallest_of_each_family() -> list[str]:
+    sizes: dict[str, tuple[int, str]] = {}
+    for name in catalog.names("models"):
+        found = catalog.model(name).architecture
+        known = sizes.get(found.model_type, (found.parameters, name))
+        sizes[found.model_type] = min(known, (found.parameters, name))
+    return sorted(name for _, name in sizes.values())
+
+
+@pytest.mark.parametrize("name", smallest_of_each_family())
+def test_catalogue_configs_make_the_same_model_in_transformers(name: str) -> None:
+    found = catalog.model(name)
+    model = meta_model(dict(found.config), found.architecture.kind)
+    assert sum(p.numel() for p in model.parameters()) == found.architecture.parameters
+
+
+def test_one_expert_in_three_is_active() -> None:
+    config = {"model_type": "mixtral", **GROUPED, "num_local_experts": 3, "num_experts_per_tok": 1}
+    found = architecture(config)
+    experts = 3 * 3 * (3 * 48 * 32)
+    assert found.active_parameters == found.parameters - experts * 2 // 3
+    assert (found.intermediate, found.active_intermediate) == (0, 48)
+    assert {t.role for t in found.targets} >= {"router", "experts.gate", "experts.down"}
+
+
+def test_a_shared_expert_is_always_active() -> None:
+    found = architecture({"model_type": "qwen2_moe", **MOE, **SHARED})
+    assert found.intermediate == 40
+    assert found.active_intermediate == 40 + 2 * 24
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "mistral", "sliding_window": 8}, (8, 3)),
+        ({"model_type": "mistral", "sliding_window": None}, (0, 0)),
+        ({"model_type": "llama", "sliding_window": 8}, (0, 0)),
+        ({"model_type": "gemma2", "sliding_window": 8}, (8, 2)),
+        ({"model_type": "gemma3_text", "sliding_window": 8, "sliding_window_pattern": 3}, (8, 2)),
+        ({"model_type": "qwen2", "sliding_window": 8, "max_window_layers": 2}, (0, 0)),
+        (
+            {
+                "model_type": "qwen2",
+                "sliding_window": 8,
+                "max_window_layers": 2,
+                "use_sliding_window": True,
+            },
+            (8, 1),
+        ),
+        (
+            {
+                "model_type": "gemma3_text",
+                "sliding_window": 8,
+                "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            },
+            (8, 1),
+        ),
+        ({"model_type": "modernbert", "local_attention": 8}, (8, 2)),
+    ],
+)
+def test_sliding_layers_are_counted(config: dict[str, Any], expected: tuple[int, int]) -> None:
+    found = architecture(GROUPED | config)
+    assert (found.sliding_window, found.sliding_layers) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (BERT | {"model_type": "roberta"}, 18),
+        (OPT | {"model_type": "opt"}, 20),
+        (T5 | {"model_type": "t5", "n_positions": 512}, 0),
+        (VIT | {"model_type": "vit"}, 17),
+        (GPT | {"model_type": "gptj"}, 20),
+    ],
+)
+def test_longest_input(config: dict[str, Any], positions: int) -> None:
+    assert architecture(config).positions == positions
+
+
+@pytest.mark.parametrize(
+    ("config", "traits"),
+    [
+        (FALCON | {"model_type": "falcon"}, (True, False, False, 1)),
+        (SIZES | PARALLEL | {"model_type": "stablelm"}, (True, False, True, 4)),
+        (SIZES | NORMED | {"model_type": "phi"}, (True, True, False, 4)),
+        (T5 | {"model_type": "mt5"}, (False, False, True, 4)),
+    ],
+)
+def test_traits(config: dict[str, Any], traits: tuple[bool, bool, bool, int]) -> None:
+    found = architecture(config)
+    assert (found.parallel, found.qk_norm, found.gated, found.kv_heads) == traits
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (GROUPED | {"model_type": "mixtral", "num_local_experts": "8"}, "num_local_experts: 8"),
+        (GROUPED | {"model_type": "mixtral", "num_local_experts": 10**6}, "num_experts: 1000000"),
+        (
+            MOE | {"model_type": "qwen3_moe", "num_experts_per_tok": 7},
+            "num_experts_per_tok: 7 of 6",
+        ),
+        (VIT | {"model_type": "vit", "patch_size": 0}, "patch_size: 0"),
+        (VIT | {"model_type": "vit", "image_size": [32, 16]}, r"image_size: \[32, 16\]"),
+        (GROUPED | {"model_type": "llama", "hidden_act": "snake"}, "hidden_act: 'snake'"),
+        (BART | {"model_type": "bart", "encoder_layers": 10**6}, "encoder_layers: 1000000"),
+    ],
+)
+def test_unusable_options_are_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"config.json has no usable {message}"):
+        architecture(config)

@@ -5,7 +5,6 @@ the dataflow; the module's name, self_attn or encoder_attn, tells them apart.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
@@ -16,7 +15,7 @@ EXTRA_POSITIONS = 2
 
 
 def resolve(size: Dimensions) -> Dimensions:
-    return replace(size, encoder_layers=size.number("encoder_layers"))
+    return size._replace(encoder_layers=size.number("encoder_layers"))
 
 
 def attention(name: str, hidden: int) -> Iterator[Module]:

@@ -2,7 +2,6 @@
 attention and MLP side by side."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
@@ -13,7 +12,7 @@ def resolve(size: Dimensions) -> Dimensions:
     """Keys and values come in groups in the newer decoder; the older one has one or all."""
     if size.flag("new_decoder_architecture"):
         return size
-    return replace(size, kv_heads=1 if size.flag("multi_query") else size.heads)
+    return size._replace(kv_heads=1 if size.flag("multi_query") else size.heads)
 
 
 def norms(size: Dimensions) -> Iterator[Module]:

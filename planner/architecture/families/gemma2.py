@@ -2,7 +2,6 @@
 looks back one sliding window."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import gemma, llama
@@ -23,4 +22,4 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = replace(gemma.FAMILY, modules=modules, sliding_layers=lambda _, layers: (layers + 1) // 2)
+FAMILY = gemma.FAMILY._replace(modules=modules, sliding_layers=lambda _, layers: (layers + 1) // 2)

@@ -2,7 +2,6 @@
 key; one layer in six looks back without limit."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import gemma2, llama
@@ -24,4 +23,4 @@ def sliding_layers(config: Mapping[str, object], layers: int) -> int:
     return layers - layers // pattern if isinstance(pattern, int) and pattern > 0 else 0
 
 
-FAMILY = replace(gemma2.FAMILY, modules=modules, qk_norm=True, sliding_layers=sliding_layers)
+FAMILY = gemma2.FAMILY._replace(modules=modules, qk_norm=True, sliding_layers=sliding_layers)

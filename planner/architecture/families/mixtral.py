@@ -2,7 +2,6 @@
 picks two for each token."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import llama
@@ -10,8 +9,7 @@ from planner.architecture.modules import Linear, Module, Norm, repeat
 
 
 def resolve(size: Dimensions) -> Dimensions:
-    return replace(
-        size,
+    return size._replace(
         intermediate=0,
         experts=size.number("num_experts"),
         experts_per_token=size.number("num_experts_per_tok"),
@@ -41,8 +39,7 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = replace(
-    llama.FAMILY,
+FAMILY = llama.FAMILY._replace(
     modules=modules,
     resolve=resolve,
     aliases={"num_experts": "num_local_experts"},

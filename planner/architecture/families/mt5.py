@@ -1,11 +1,8 @@
 """mT5 (Xue et al., 2020) and mT0: T5 v1.1 with many languages' vocabulary."""
 
-from dataclasses import replace
-
 from planner.architecture.families import t5
 
-FAMILY = replace(
-    t5.FAMILY,
+FAMILY = t5.FAMILY._replace(
     activation="gelu_tanh",
     options={**t5.FAMILY.options, "feed_forward_proj": "gated-gelu"},
     tied=False,

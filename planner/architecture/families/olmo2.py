@@ -1,7 +1,6 @@
 """OLMo 2 (Walsh et al., 2024): norms after attention and MLP, and over all of query and key."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import llama
@@ -22,4 +21,4 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = replace(llama.FAMILY, modules=modules, qk_norm=True)
+FAMILY = llama.FAMILY._replace(modules=modules, qk_norm=True)

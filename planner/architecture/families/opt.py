@@ -1,7 +1,6 @@
 """OPT (Zhang et al., 2022): learned positions, ReLU; some sizes embed in fewer dimensions."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
@@ -41,7 +40,7 @@ def modules(size: Dimensions) -> Iterator[Module]:
         yield from norm(size, "model.decoder.final_layer_norm")
     if width != hidden:
         yield Linear("model.decoder.project_out", "linear", width, hidden)
-    yield from head(replace(size, hidden=width))
+    yield from head(size._replace(hidden=width))
 
 
 FAMILY = Family(

@@ -1,7 +1,6 @@
 """Phi-3 and Phi-4 (Abdin et al., 2024): Llama's blocks with fused projections."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import llama
@@ -22,4 +21,4 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = replace(llama.FAMILY, modules=modules, sliding_layers=lambda _, layers: layers)
+FAMILY = llama.FAMILY._replace(modules=modules, sliding_layers=lambda _, layers: layers)

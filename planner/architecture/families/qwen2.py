@@ -1,7 +1,6 @@
 """Qwen2 and Qwen2.5 (Yang et al., 2024): Llama's blocks with biases on query, key and value."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import llama
@@ -27,4 +26,4 @@ def sliding_layers(config: Mapping[str, object], layers: int) -> int:
     return max(0, layers - first)
 
 
-FAMILY = replace(llama.FAMILY, modules=modules, attention_bias=True, sliding_layers=sliding_layers)
+FAMILY = llama.FAMILY._replace(modules=modules, attention_bias=True, sliding_layers=sliding_layers)

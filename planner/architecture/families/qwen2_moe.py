@@ -1,7 +1,6 @@
 """Qwen2 with experts (Yang et al., 2024): beside the routed experts one that every token passes."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import llama, mixtral, qwen2, qwen3_moe
@@ -10,7 +9,7 @@ from planner.architecture.modules import Linear, Module, Norm
 
 def resolve(size: Dimensions) -> Dimensions:
     shared = size.number("shared_expert_intermediate_size")
-    return replace(qwen3_moe.resolve(size), intermediate=shared)
+    return qwen3_moe.resolve(size)._replace(intermediate=shared)
 
 
 def experts(size: Dimensions) -> Iterator[Module]:
@@ -32,8 +31,7 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, blocks)
 
 
-FAMILY = replace(
-    qwen2.FAMILY,
+FAMILY = qwen2.FAMILY._replace(
     modules=modules,
     resolve=resolve,
     options=qwen3_moe.OPTIONS

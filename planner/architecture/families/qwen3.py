@@ -1,7 +1,6 @@
 """Qwen3 (Yang et al., 2025): Llama's blocks with a norm over each head's query and key."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import llama, qwen2
@@ -26,4 +25,4 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = replace(llama.FAMILY, modules=modules, qk_norm=True, sliding_layers=qwen2.sliding_layers)
+FAMILY = llama.FAMILY._replace(modules=modules, qk_norm=True, sliding_layers=qwen2.sliding_layers)

@@ -1,7 +1,6 @@
 """Qwen3 with experts (Yang et al., 2025): Qwen3's attention; some layers may keep a dense MLP."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.families import llama, mixtral, qwen2, qwen3
@@ -17,8 +16,7 @@ OPTIONS: dict[str, bool | int | str] = {
 
 
 def resolve(size: Dimensions) -> Dimensions:
-    return replace(
-        size,
+    return size._replace(
         intermediate=0 if all(sparse_layers(size)) else size.intermediate,
         experts=size.number("num_experts"),
         experts_per_token=size.number("num_experts_per_tok"),
@@ -56,8 +54,7 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, blocks)
 
 
-FAMILY = replace(
-    qwen3.FAMILY,
+FAMILY = qwen3.FAMILY._replace(
     modules=modules,
     resolve=resolve,
     aliases=mixtral.FAMILY.aliases,

@@ -6,7 +6,6 @@ the checkpoints hold a head of their own (tie_word_embeddings is false).
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
@@ -14,7 +13,7 @@ from planner.architecture.modules import Linear, Module, Norm, below, embedding,
 
 
 def resolve(size: Dimensions) -> Dimensions:
-    return replace(size, layers=size.number("num_decoder_layers"), encoder_layers=size.layers)
+    return size._replace(layers=size.number("num_decoder_layers"), encoder_layers=size.layers)
 
 
 def attention(name: str, size: Dimensions) -> Iterator[Module]:

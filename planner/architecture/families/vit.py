@@ -1,7 +1,6 @@
 """Vision transformer (Dosovitskiy et al., 2020): an encoder over the patches of an image."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from planner.architecture.dimensions import Dimensions
 from planner.architecture.family import Family
@@ -14,7 +13,7 @@ def resolve(size: Dimensions) -> Dimensions:
     image, patch = size.number("image_size"), size.number("patch_size")
     if not 1 <= patch <= image:
         raise UsageError(f"config.json has no usable patch_size: {patch} of image_size {image}")
-    return replace(size, vocab=0, positions=(image // patch) ** 2 + 1)
+    return size._replace(vocab=0, positions=(image // patch) ** 2 + 1)
 
 
 def block(size: Dimensions) -> Iterator[Module]:
