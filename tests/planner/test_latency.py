@@ -195,6 +195,17 @@ def test_experts_that_no_token_reaches_are_not_streamed() -> None:
     assert many.bytes_moved - one.bytes_moved == pytest.approx(2 * shape.idle_parameters)
 
 
+def test_served_columns_give_what_numbers_give() -> None:
+    costs = [lora(rank) for rank in (4, 16, 64)]
+    columns = AdapterCost(*(np.array(column) for column in zip(*costs, strict=True)))
+    missing = UNMERGED._replace(miss_rate=0.5, engine=ENGINES["vllm"])
+    for measured in (first_token, per_token):
+        together = measured(SHAPE, columns, missing, LOAD).seconds(MEASURED, "bf16")
+        alone = [seconds(measured(SHAPE, cost, missing, LOAD)) for cost in costs]
+        assert together == pytest.approx(alone)
+        assert alone == sorted(alone)
+
+
 def test_columns_give_what_numbers_give() -> None:
     """A search evaluates whole columns of batches and costs."""
     costs = [lora(rank) for rank in (4, 16, 64)]
