@@ -1,6 +1,12 @@
 """Expected quality of method, rank, targets and format, with its band and its evidence."""
 
-from planner.quality.causes import BITS_PER_PARAMETER, BITS_PER_TOKEN, REFERENCE, data_bits
+from planner.quality.causes import (
+    BITS_PER_PARAMETER,
+    BITS_PER_TOKEN,
+    LABEL_FAMILIES,
+    REFERENCE,
+    data_bits,
+)
 from planner.quality.expected import (
     NOISE_POINTS,
     NOTHING,
@@ -22,6 +28,7 @@ from planner.quality.expected import (
 __all__ = [
     "BITS_PER_PARAMETER",
     "BITS_PER_TOKEN",
+    "LABEL_FAMILIES",
     "NOISE_POINTS",
     "NOTHING",
     "REFERENCE",
