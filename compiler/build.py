@@ -38,7 +38,7 @@ from compiler.workspace import (
 from planner.catalog import config_digest
 from planner.errors import DriftError, ParetuneError, UsageError
 from planner.method import Method, buildable_method
-from planner.plan import Candidate, digest
+from planner.plan import BUILT_TASKS, Candidate, digest
 
 SPARE_LABELS = 16
 """Rows of a shared classification head: tenants with up to as many labels can join later."""
@@ -88,6 +88,8 @@ def _check(request: Request) -> None:
             f"'{request.model}' is a '{config.get('model_type')}' of config {found[:12]}",
             hint="make a plan from this model's config.json",
         )
+    if plan.task not in BUILT_TASKS:
+        raise UsageError(f"the compiler does not build the task '{plan.task}' yet")
     chosen = buildable_method(plan.candidate.method)
     _check_candidate(plan.candidate, chosen)
     _check_length(plan.candidate.sequence_length, config)

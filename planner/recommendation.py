@@ -1,7 +1,5 @@
 """Spec to plan: resolve, evaluate every candidate, choose, and say why."""
 
-from typing import Literal
-
 from planner.architecture import shape
 from planner.catalog import config_digest
 from planner.errors import InfeasibleError, UsageError
@@ -9,28 +7,28 @@ from planner.evaluate import Evaluated, Search, search
 from planner.explain import infeasibility, reasons
 from planner.figures import figures
 from planner.pareto import choose
-from planner.plan import Candidate, ModelFacts, Plan
+from planner.plan import BUILT_TASKS, Candidate, ModelFacts, Plan
 from planner.rejections import rejections
 from planner.relaxations import relaxations
 from planner.resolve import Scenario, resolve
 from planner.schedule import learning_rate, training
 from planner.spec import Spec
 
-BUILT_TASKS: dict[str, Literal["causal_lm", "sequence_classification"]] = {
-    "causal_lm": "causal_lm",
-    "sequence_classification": "sequence_classification",
-}
 
+def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
+    """The plan for a spec; raises UsageError, or InfeasibleError with the nearest relaxations.
 
-def recommend(spec: Spec) -> Plan:
-    """The plan for a spec; raises UsageError, or InfeasibleError with the nearest relaxations."""
-    if spec.task not in BUILT_TASKS:
+    With `unbuildable` the choice is among all methods and tasks, whether or not the compiler
+    builds them yet.
+    """
+    if spec.task not in BUILT_TASKS and not unbuildable:
         raise UsageError(
-            f"task '{spec.task}' has no compiler yet; those that do are {', '.join(BUILT_TASKS)}",
-            hint="planner frontier SPEC --include-unbuildable shows what it would take",
+            f"the compiler does not build the task '{spec.task}' yet; it builds "
+            f"{' and '.join(BUILT_TASKS)}",
+            hint="--include-unbuildable plans it all the same",
         )
     scenario = resolve(spec)
-    weighed = search(scenario)
+    weighed = search(scenario, unbuildable=unbuildable)
     if not weighed.feasible:
         message = infeasibility(scenario, weighed)
         raise InfeasibleError(message, hint=relaxations(scenario, weighed))
@@ -39,7 +37,7 @@ def recommend(spec: Spec) -> Plan:
     per_step = candidate.batch_size * candidate.gradient_accumulation
     schedule = training(scenario, -(-scenario.examples // per_step))
     return Plan(
-        task=BUILT_TASKS[spec.task],
+        task=spec.task,
         model=_facts(scenario),
         candidate=candidate,
         training=schedule,

@@ -38,6 +38,8 @@ def figure_lines(figures: Mapping[str, Figure]) -> Iterator[str]:
 
 def _choice(plan: Plan) -> Iterator[str]:
     candidate, training = plan.candidate, plan.training
+    if not method(candidate.method).builds:
+        yield "  (the compiler does not build this method yet)"
     rank = "" if candidate.rank is None else f", rank {candidate.rank}, alpha {candidate.alpha:g}"
     if candidate.rank is not None and candidate.alpha is None:
         rank = f", rank {candidate.rank}"

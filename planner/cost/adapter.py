@@ -18,10 +18,12 @@ INPUT_OF_ROLE = {
     "attention.query": "attention",
     "attention.key": "attention",
     "attention.value": "attention",
+    "attention.qkv": "attention",
     "linear": "attention",
     "attention.output": "attended",
     "mlp.gate": "mlp",
     "mlp.up": "mlp",
+    "mlp.gate_up": "mlp",
     "mlp.down": "inner",
 }
 """Linears of one input keep it once; "attended" is kept by the attention itself."""
@@ -45,6 +47,10 @@ class AdapterCost(NamedTuple):
     input_tokens, cache_tokens  positions added to every sequence, or to its keys and values only
     forward_passes              of the base, where another takes one
     optimizer_elements          numbers that the moments of AdamW, or their projections, hold
+    shared_inputs, own_inputs   of `saved_elements` the inputs of adapted linears, each once for all
+                                that keep it; and what they would be if every one kept its own
+    inner_inputs                of `shared_inputs` those of the MLP's last linear
+    read_elements               of the adapters in one pass, shared ones for every linear they serve
     """
 
     trainable_parameters: int
@@ -61,6 +67,10 @@ class AdapterCost(NamedTuple):
     cache_tokens: int = 0
     forward_passes: int = 1
     optimizer_elements: int = 0
+    shared_inputs: int = 0
+    own_inputs: int = 0
+    inner_inputs: int = 0
+    read_elements: int = 0
 
 
 def adapter_cost(
@@ -77,6 +87,7 @@ def adapter_cost(
     trained, stored, shared = _numbers(method, places)
     rows = DIRECTORY_BYTES * targets.site_count + sum(at.copies * c.row_bytes for c, at in costs)
     tokens = lengths[method.size] * lengths["stacks"]
+    inputs = _saved_inputs(costs)
     return AdapterCost(
         trainable_parameters=trained + (shape.parameters if method.trains_base else 0),
         stored_bytes=FLOAT_BYTES * stored,
@@ -84,7 +95,7 @@ def adapter_cost(
         row_bytes=rows if "unmerged" in method.serves else 0,
         multiplications=sum(at.passed * cost.multiplications for cost, at in costs),
         saved_elements=sum(at.passed * cost.saved_elements for cost, at in costs)
-        + _saved_inputs(costs),
+        + sum(inputs.values()),
         served_multiplications=sum(at.passed * cost.served_multiplications for cost, at in costs),
         pass_multiplications=sum(at.copies * cost.pass_multiplications for cost, at in costs),
         pass_elements=sum(at.copies * cost.pass_elements for cost, at in costs),
@@ -93,6 +104,14 @@ def adapter_cost(
         cache_tokens=tokens if method.adds_tokens == "cache" else 0,
         forward_passes=method.forward_passes,
         optimizer_elements=2 * trained + _base_optimizer_elements(method, lengths, shape),
+        shared_inputs=sum(inputs.values()),
+        own_inputs=sum(
+            at.passed * at.target.in_features
+            for cost, at in costs
+            if cost.saves_input and at.target is not None
+        ),
+        inner_inputs=inputs.get("inner", 0),
+        read_elements=stored + shared * targets.site_count,
     )
 
 
@@ -123,15 +142,18 @@ def _costs(method: Method, places: Places) -> list[tuple[SiteCost, Sites]]:
     return found
 
 
-def _saved_inputs(costs: list[tuple[SiteCost, Sites]]) -> int:
-    """Elements per token of the linears' inputs, each counted once for all that keep it."""
+def _saved_inputs(costs: list[tuple[SiteCost, Sites]]) -> dict[str, int]:
+    """Elements per token of the linears' inputs by source, each once for all that keep it; the
+    attention keeps its output itself.
+    """
     inputs: dict[str, int] = {}
     for cost, at in costs:
         if cost.saves_input and at.target is not None:
             source = INPUT_OF_ROLE.get(at.target.role, at.target.role)
             width = at.passed * at.target.in_features
             inputs[source] = max(inputs.get(source, 0), width)
-    return sum(width for source, width in inputs.items() if source != "attended")
+    inputs.pop("attended", None)
+    return inputs
 
 
 def _numbers(method: Method, places: Places) -> tuple[int, int, int]:

@@ -6,14 +6,7 @@ from planner import catalog
 from planner.architecture import Architecture, architecture
 from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
-from planner.cost.memory import (
-    BITS_PER_WEIGHT,
-    Load,
-    Step,
-    serving_memory,
-    training_memory,
-    weights_bytes,
-)
+from planner.cost.memory import Load, serving_memory
 from planner.cost.trace import ShapeTensor, linear_cost
 from planner.method import Method, Target, method, target_dimensions
 
@@ -37,83 +30,6 @@ def linears_of(found: Method, targets: tuple[str, ...], shape: Architecture) -> 
 
 def cost_of(found: Method, rank: int | None, targets: tuple[str, ...] = ALL) -> AdapterCost:
     return adapter_cost(found, rank, linears_of(found, targets, SHAPE), SHAPE)
-
-
-def step(name: str, **changes: object) -> Step:
-    fields: dict[str, object] = {
-        "method": method(name),
-        "format": "fp32",
-        "compute": "fp32",
-        "optimizer": "adamw",
-        "batch_size": 2,
-        "sequence_length": 8,
-        "checkpointing": "none",
-        "accumulates": False,
-        "causal": True,
-        "labels": 2,
-        "loss": "full",
-    }
-    return Step(**(fields | changes))  # type: ignore[arg-type]
-
-
-def test_training_memory_by_hand() -> None:
-    """LoRA r4 on every linear, fp32, 2 x 8 tokens.
-
-    Widths: q 64x64, k and v 32x64, o 64x64, gate and up 128x64, down 64x128.
-    """
-    adapter = cost_of(method("lora"), 4)
-    rank_sides = 4 * ((64 + 64) * 2 + (32 + 64) * 2 + (128 + 64) * 3)
-    assert adapter.trainable_parameters == 2 * rank_sides
-    memory = training_memory(SHAPE, adapter, step("lora"))
-    assert memory.weights_bytes == 4 * SHAPE.parameters
-    assert memory.adapters_bytes == memory.gradients_bytes == 4 * adapter.trainable_parameters
-    assert memory.optimizer_bytes == 8 * adapter.trainable_parameters
-    # A block keeps: 2 norm inputs (64), q k v and output (4 x 64), gate, its activation and up
-    # (3 x 128); for the adapters the attention's and the MLP's input (64 each), the input of down
-    # (128), and A x of rank 4 for seven linears.
-    block = 2 * 64 + 4 * 64 + 3 * 128 + 64 + 64 + 128 + 7 * 4
-    assert memory.activations_bytes == 2 * 8 * 2 * block * 4
-    assert memory.logits_bytes == 2 * 8 * 256 * 12
-    assert memory.workspace_bytes == 0
-    parts = memory.parts().values()
-    # Gradients come while activations go: the larger of the two counts.
-    assert memory.peak_allocated_bytes == sum(parts) - memory.gradients_bytes
-
-
-def test_a_chunked_loss_holds_one_chunk_of_logits() -> None:
-    adapter = cost_of(method("lora"), 4)
-    small = training_memory(SHAPE, adapter, step("lora", loss="chunked"))
-    assert small.logits_bytes == 2 * 8 * 256 * 4
-    long = step("lora", loss="chunked", sequence_length=2**20)
-    assert training_memory(SHAPE, adapter, long).logits_bytes == 2**25 * 4
-
-
-def test_block_checkpointing_keeps_inputs_and_one_block() -> None:
-    adapter = cost_of(method("lora"), 4)
-    full = training_memory(SHAPE, adapter, step("lora"))
-    block = training_memory(SHAPE, adapter, step("lora", checkpointing="block"))
-    assert block.activations_bytes == 2 * 8 * (2 * 64 * 4) + full.activations_bytes / 2
-
-
-def test_nf4_takes_4_127_bits_a_weight() -> None:
-    assert BITS_PER_WEIGHT["nf4"] == pytest.approx(4.127, abs=5e-4)
-    linear = SHAPE.linear_parameters
-    expected = linear * BITS_PER_WEIGHT["nf4"] / 8 + (SHAPE.parameters - linear) * 4
-    assert weights_bytes(SHAPE, "nf4", 4) == expected
-
-
-def test_published_peaks_are_near() -> None:
-    """Dry run of LoRA r32 on q and v, Llama-3.2-3B, bf16, 4 x 768 tokens: 21.2 GiB."""
-    shape = catalog.model("llama-3.2-3b").architecture
-    targets = linears_of(method("lora"), ("attention.query", "attention.value"), shape)
-    adapter = adapter_cost(method("lora"), 32, targets, shape)
-    assert adapter.trainable_parameters == 9_175_040
-    memory = training_memory(
-        shape,
-        adapter,
-        step("lora", format="bf16", compute="bf16", batch_size=4, sequence_length=768),
-    )
-    assert memory.peak_allocated_bytes / 2**30 == pytest.approx(21.2, rel=0.10)
 
 
 @pytest.mark.parametrize(
