@@ -179,20 +179,23 @@ def target_quality(roles: frozenset[str], *, adapts_all: bool) -> Quality:
     return Quality(lost, 0.5 * abs(lost), ("claim-targets",))
 
 
-def format_quality(family: str, format_: str, parameters: float) -> Quality:
+def format_quality(
+    family: str, format_: str, parameters: float, *, decoder: bool = True
+) -> Quality:
     """What a quantised base costs: the family's loss at 7e9, growing towards 135e6 parameters.
 
-    Encoders lose as little at any size (claim-nf4-encoder).
+    Encoders and encoder-decoders lose as little at any size (claim-nf4-encoder).
     """
     formats = summary()["formats"]
     if format_ not in formats:
         return NOTHING
     large, small = formats[format_][family], formats[f"{format_} small"][family]
-    share = 0.0 if family in LABEL_FAMILIES else smallness(parameters / 1e9)
+    share = smallness(parameters / 1e9) if decoder else 0.0
     points = large[0] + share * (small[0] - large[0])
     half_width = math.hypot((1.0 - share) * large[1], share * small[1])
-    cited = "claim-nf4-encoder" if family in LABEL_FAMILIES else "claim-nf4-large"
-    ids = (cited, "claim-nf4-small") if share else (cited,)
+    ids = ("claim-nf4-large", "claim-nf4-small") if share else ("claim-nf4-large",)
+    if not decoder:
+        ids = ("claim-nf4-encoder",)
     return Quality(fade(family) * points, fade(family) * half_width, ids)
 
 
