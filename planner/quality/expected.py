@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypedDict
 
 from planner.quality.causes import (
-    LABEL_FAMILIES,
     few,
     scale,
     sensitivity,
@@ -134,15 +133,20 @@ def method_quality(
     if found is None:
         return None
     terms = (
-        (1.0, found["effects"][family]),
-        (few(examples), found["few"]),
-        (scale(parameters / 1e9), found["scale"]),
-        (1.0, (0.0, found["rate"])),
+        (1.0, found["effects"][family], ""),
+        (1.0, (0.0, found["rate"]), "claim-rates"),
+        (few(examples), found["few"], "claim-few"),
+        (
+            scale(parameters / 1e9) if any(found["scale"]) else 0.0,
+            found["scale"],
+            "claim-prompt-scale",
+        ),
     )
-    points = sum(weight * mean for weight, (mean, _) in terms)
-    half_width = math.hypot(*(weight * width for weight, (_, width) in terms))
-    cited = cited_studies(name, family)
-    return Quality(fade(family) * points, fade(family) * half_width, (*cited, "claim-rates"))
+    used = [term for term in terms if term[0]]
+    points = sum(weight * mean for weight, (mean, _), _ in used)
+    half_width = math.hypot(*(weight * width for weight, (_, width), _ in used))
+    cited = (*cited_studies(name, family), *(claim for *_, claim in used if claim))
+    return Quality(fade(family) * points, fade(family) * half_width, cited)
 
 
 def cited_studies(name: str, family: str) -> tuple[str, ...]:

@@ -138,7 +138,8 @@ def circumstances(row: Row, classes: Mapping[str, str]) -> Terms:
         found[("laboratory", row.source, row.rate)] = 1.0
     if row.shortage:
         found[("capacity source", row.source, row.family)] = -row.shortage
-    if row.rate == "low" and row.method != REFERENCE:
+    if row.rate == "low" and row.method not in (REFERENCE, "full"):
+        # Rates below LoRA's best are full fine-tuning's own.
         found[("low rate", row.method)] = 1.0
     if row.self_reported:
         found[("inflation",)] = float(row.self_reported)
