@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from planner.quality.causes import (
     few,
@@ -54,13 +54,13 @@ class Study(TypedDict):
 class MethodEffects(TypedDict):
     """Points at a score of 50: by family, per tenfold fewer examples, and per tenfold of size.
 
-    `rate` is what the default learning rate may cost.
+    `rate` is what the default learning rate may cost; only prompts have a `scale`.
     """
 
     rate: float
     effects: dict[str, Estimate]
     few: Estimate
-    scale: Estimate
+    scale: NotRequired[Estimate]
 
 
 class Summary(TypedDict):
@@ -132,21 +132,18 @@ def method_quality(
     found = summary()["methods"].get(name)
     if found is None:
         return None
-    terms = (
-        (1.0, found["effects"][family], ""),
-        (1.0, (0.0, found["rate"]), "claim-rates"),
-        (few(examples), found["few"], "claim-few"),
-        (
-            scale(parameters / 1e9) if any(found["scale"]) else 0.0,
-            found["scale"],
-            "claim-prompt-scale",
-        ),
-    )
-    used = [term for term in terms if term[0]]
-    points = sum(weight * mean for weight, (mean, _), _ in used)
-    half_width = math.hypot(*(weight * width for weight, (_, width), _ in used))
-    cited = (*cited_studies(name, family), *(claim for *_, claim in used if claim))
-    return Quality(fade(family) * points, fade(family) * half_width, cited)
+    terms: list[tuple[float, Estimate]] = [(1.0, found["effects"][family])]
+    terms.append((1.0, (0.0, found["rate"])))
+    cited = [*cited_studies(name, family), "claim-rates"]
+    if scarcity := few(examples):
+        terms.append((scarcity, found["few"]))
+        cited.append("claim-few")
+    if "scale" in found:
+        terms.append((scale(parameters / 1e9), found["scale"]))
+        cited.append("claim-prompt-scale")
+    points = sum(weight * mean for weight, (mean, _) in terms)
+    half_width = math.hypot(*(weight * width for weight, (_, width) in terms))
+    return Quality(fade(family) * points, fade(family) * half_width, tuple(cited))
 
 
 def cited_studies(name: str, family: str) -> tuple[str, ...]:

@@ -261,7 +261,7 @@ def estimates(found: Posterior, method: str) -> dict[str, object]:
     """A method's effect in each family, with few examples per tenfold, and by scale."""
     kind = found.classes[method]
     scarce: Terms = {("few", kind): 1.0, ("few method", method): 1.0}
-    return {
+    known: dict[str, object] = {
         "class": kind,
         "rate": rate_points(kind),
         "effects": {
@@ -269,8 +269,10 @@ def estimates(found: Posterior, method: str) -> dict[str, object]:
             for f in FAMILIES
         },
         "few": rounded(found.expect(scarce)),
-        "scale": rounded(found.expect({("scale",): 1.0})) if kind == "prompt" else [0.0, 0.0],
     }
+    if kind == "prompt":
+        known["scale"] = rounded(found.expect({("scale",): 1.0}))
+    return known
 
 
 def studies(evidence: Evidence) -> list[dict[str, object]]:
