@@ -6,11 +6,10 @@ from typing import NamedTuple
 from planner.candidates import Adapter
 from planner.cost.latency import training_step
 from planner.cost.memory import COMPUTE_BYTES, Step, TrainingMemory, training_memory
-from planner.resolve import GIB, Scenario, lacks_bf16
+from planner.cost.reserved import CONTEXT_BYTES
+from planner.resolve import Scenario, lacks_bf16
 from planner.spec import Hardware
 
-RESERVED_BYTES = {"gpu": 0.6 * GIB, "cpu": 0.5 * GIB}
-"""Of the device before the first tensor: context and libraries; assumed."""
 BATCHES = (64, 32, 16, 8, 4, 2, 1)
 
 
@@ -148,4 +147,4 @@ def cost_of(scenario: Scenario, adapter: Adapter, step: Step) -> Micro:
 
 def required(predicted_bytes: float, half_width_bytes: float, device: Hardware) -> float:
     """What must be free: the top of the band, and what the device keeps for itself."""
-    return predicted_bytes + half_width_bytes + RESERVED_BYTES[device.kind]
+    return predicted_bytes + half_width_bytes + CONTEXT_BYTES[device.kind]

@@ -4,11 +4,13 @@ from planner.calibration_builds import Correction, correction, hardware_key
 from planner.cost import rates
 from planner.cost.latency import TIME_BAND, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND
+from planner.cost.reserved import reserved
 from planner.evaluate import Evaluated
 from planner.plan import Evidence, Figure, Training
 from planner.resolve import Scenario
 from planner.spec import Hardware
 
+RESERVED_SOURCE = "allocated, and what a caching allocator leaves idle (planner.cost.reserved)"
 MEMORY_SOURCE = "closed form over the model's shapes (planner.cost.memory)"
 PRICE_SOURCE = "seconds at the hardware's price by the hour"
 UNPRICED_SOURCE = "the hardware's price by the hour, or the time, is unknown"
@@ -20,11 +22,12 @@ def figures(
     scenario: Scenario, chosen: Evaluated, schedule: Training, examples_per_step: int
 ) -> dict[str, Figure]:
     memory, cost = chosen.micro.memory, chosen.adapter.cost
-    whole = scenario.architecture.parameters
-    trainable = whole if chosen.adapter.method.trains_base else cost.trainable_parameters
     found = {
         "training.peak_allocated_bytes": _bytes(
             memory.peak_allocated_bytes, memory.half_width_bytes
+        ),
+        "training.peak_reserved_bytes": _exact(
+            reserved(memory, scenario.training.kind).reserved_bytes, "assumed", RESERVED_SOURCE
         ),
         "training.required_bytes": _exact(
             chosen.micro.required_bytes, "assumed", "top of the band and what the device reserves"
@@ -33,7 +36,7 @@ def figures(
     found |= _parts("training", memory.parts())
     total = _total_seconds(scenario, chosen, schedule, examples_per_step)
     found |= _training_time(scenario, chosen.micro.step_seconds, total)
-    found["trainable_parameters"] = _exact(trainable, "derived", COUNT_SOURCE)
+    found["trainable_parameters"] = _exact(cost.trainable_parameters, "derived", COUNT_SOURCE)
     if not scenario.causal:
         head = scenario.labels * (scenario.architecture.hidden + 1)
         found["classifier_parameters"] = _exact(head, "derived", "labels x (width + 1)")

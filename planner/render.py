@@ -76,6 +76,8 @@ def figure_value(name: str, figure: Figure) -> str:
         show = seconds
     elif name.endswith("_points"):
         show = _signed
+    elif "_usd" in name:
+        show = _dollars
     band = ""
     if figure.low is not None and figure.high is not None:
         band = f" ({show(figure.low)} to {show(figure.high)})"
@@ -84,6 +86,10 @@ def figure_value(name: str, figure: Figure) -> str:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
 
 
 def _signed(value: float) -> str:
