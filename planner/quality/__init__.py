@@ -21,6 +21,7 @@ from planner.quality.expected import (
     noise,
     rank_quality,
     serving_quality,
+    steps_share,
     target_quality,
     unranked,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "noise",
     "rank_quality",
     "serving_quality",
+    "steps_share",
     "target_quality",
     "unranked",
 ]

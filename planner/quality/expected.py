@@ -33,6 +33,11 @@ REQUANTISED_POINTS = 0.5
 TARGET_POINTS = {"attention": -1.5, "mlp": -0.3}
 """Adapters on these alone against all linears at equal parameters (claim-targets)."""
 
+PUBLISHED_STEPS = {"lora_plus": 0.5}
+"""To LoRA's loss, as a share of LoRA's, at best and by the method's authors (claim-convergence)."""
+BELIEVED_SHARE = 0.5
+"""Of a gain that only its authors report: about what independent tables leave of theirs."""
+
 Estimate = tuple[float, float]
 """Points and their standard deviation."""
 
@@ -208,6 +213,11 @@ def serving_quality(format_: str, export: str, precision: str) -> Quality:
     if export == "merged" and format_ == "nf4":
         found = found + Quality(-REQUANTISED_POINTS, REQUANTISED_POINTS)
     return found
+
+
+def steps_share(name: str) -> float:
+    """Expected steps to LoRA's quality as a share of LoRA's; 1 where nothing was published."""
+    return 1.0 - BELIEVED_SHARE * (1.0 - PUBLISHED_STEPS.get(name, 1.0))
 
 
 def noise() -> Quality:

@@ -17,6 +17,7 @@ from planner.quality import (
     method_quality,
     noise,
     rank_quality,
+    steps_share,
     target_quality,
     unranked,
 )
@@ -230,6 +231,12 @@ def test_no_rows_leave_the_prior() -> None:
 def test_published_gains_are_inflated() -> None:
     inflation, width = summary()["inflation"]
     assert inflation > 2 * width > 0
+
+
+def test_a_faster_start_is_half_believed() -> None:
+    assert steps_share("lora_plus") == 0.75
+    assert steps_share("lora") == steps_share("ia3") == 1.0
+    assert "claim-convergence" in claims()
 
 
 def test_reference_run_is_subtracted_from_the_other_reference() -> None:
