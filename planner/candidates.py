@@ -38,6 +38,13 @@ from planner.runtime import RUNTIMES, refusal
 QUERY_VALUE = ("attention.query", "attention.value")
 
 
+def sized(found: Method, size: int | None) -> str:
+    """ " r16", or " block size 32" of a method whose size is no rank."""
+    if size is None:
+        return ""
+    return f" r{size}" if found.size == "rank" else f" {found.size.replace('_', ' ')} {size}"
+
+
 class Adapter(NamedTuple):
     """One method, rank and set of targets; `targets` is how a plan writes the linears."""
 
@@ -48,9 +55,8 @@ class Adapter(NamedTuple):
     quality: Quality
 
     def describe(self) -> str:
-        rank = f" r{self.rank}" if self.rank else ""
         where = "" if self.method.trains_base else f" on {'+'.join(self.targets)}"
-        return f"{self.method.name}{rank}{where}"
+        return f"{self.method.name}{sized(self.method, self.rank)}{where}"
 
 
 class Form(NamedTuple):

@@ -12,7 +12,7 @@ from planner.evaluate import evaluate
 from planner.figures import figures
 from planner.method import Method, method
 from planner.plan import SCHEMA_VERSION, Figure, Frozen
-from planner.resolve import Scenario, resolve
+from planner.resolve import Scenario, resolve, task_of
 from planner.schedule import training
 from planner.spec import (
     Attention,
@@ -29,17 +29,11 @@ from planner.spec import (
     Section,
     Serving,
     Spec,
-    Task,
     TrainingSpec,
 )
 
 DEFAULT_RANK = 16
 UNLIMITED_GIB = 1e6
-TASKS: dict[str, Task] = {
-    "decoder": "causal_lm",
-    "encoder": "sequence_classification",
-    "encoder_decoder": "seq2seq_lm",
-}
 
 
 class Case(Section):
@@ -120,11 +114,12 @@ def _rank(case: Case, chosen: Method) -> int | None:
 
 def _spec(case: Case, chosen: Method) -> Spec:
     """The case as a spec in which everything is pinned and nothing is limited."""
-    kind = catalog.model(case.model).architecture.kind
+    shape = catalog.model(case.model).architecture
+    images = task_of(shape) == "image_classification"
     memory = UNLIMITED_GIB if case.hardware is None else catalog.hardware(case.hardware).memory_gib
     return Spec(
         model=case.model,
-        task=TASKS[kind],
+        task=task_of(shape),
         vram_gib=memory,
         training=TrainingSpec(hardware=case.hardware),
         serving=Serving(
@@ -134,7 +129,7 @@ def _spec(case: Case, chosen: Method) -> Spec:
             context_length=case.context_length,
             prompt_tokens=case.prompt_tokens,
         ),
-        data=Data(mean_tokens=case.sequence_length, labels=case.labels),
+        data=Data(mean_tokens=None if images else case.sequence_length, labels=case.labels),
         pinned=Pinned(
             method=case.method,
             rank=_rank(case, chosen),

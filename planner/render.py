@@ -40,13 +40,15 @@ def _choice(plan: Plan) -> Iterator[str]:
     candidate, training = plan.candidate, plan.training
     if not method(candidate.method).builds:
         yield "  (the compiler does not build this method yet)"
-    rank = "" if candidate.rank is None else f", rank {candidate.rank}, alpha {candidate.alpha:g}"
-    if candidate.rank is not None and candidate.alpha is None:
-        rank = f", rank {candidate.rank}"
+    chosen = method(candidate.method)
+    size = ""
+    if candidate.rank is not None:
+        alpha = "" if candidate.alpha is None else f", alpha {candidate.alpha:g}"
+        size = f", {chosen.size.replace('_', ' ')} {candidate.rank}{alpha}"
     steps = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
     accumulated = candidate.gradient_accumulation
     pieces = f" x {accumulated} accumulated" if accumulated > 1 else ""
-    yield f"  method    {method(candidate.method).title}{rank}, on {', '.join(candidate.targets)}"
+    yield f"  method    {chosen.title}{size}, on {', '.join(candidate.targets)}"
     yield f"  base      {candidate.format}, arithmetic in {candidate.compute}"
     yield (
         f"  step      batch {candidate.batch_size}{pieces}, {candidate.sequence_length} tokens, "
@@ -76,7 +78,7 @@ def figure_value(name: str, figure: Figure) -> str:
         show = seconds
     elif name.endswith("_points"):
         show = _signed
-    elif "_usd" in name:
+    elif "usd" in name:
         show = _dollars
     band = ""
     if figure.low is not None and figure.high is not None:
