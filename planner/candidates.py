@@ -260,6 +260,7 @@ def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal |
 
 def form_quality(scenario: Scenario, form: Form) -> Quality:
     """Points that the form adds to its adapter's, and the noise of any measurement."""
-    parameters = scenario.architecture.parameters
-    found = format_quality(scenario.family, form.format, parameters)
+    shape = scenario.architecture
+    decoder = shape.kind == "decoder"
+    found = format_quality(scenario.family, form.format, shape.parameters, decoder=decoder)
     return found + serving_quality(form.format, form.export, form.precision) + noise()
