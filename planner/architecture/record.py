@@ -94,16 +94,6 @@ class Architecture:
         return any(t.role == "head" and t.name in self.biases for t in self.targets)
 
     @cached_property
-    def fuses_attention(self) -> bool:
-        """Whether one linear makes query, key and value."""
-        return any(t.role == "attention.qkv" for t in self.targets)
-
-    @cached_property
-    def wide_norms(self) -> int:
-        """Norms of the residual stream."""
-        return sum(norm.width == self.hidden for norm in self.norms)
-
-    @cached_property
     def idle_parameters(self) -> int:
         """Weights of the experts that a token does not pass."""
         if not self.experts:
