@@ -18,7 +18,9 @@ def amount(count: float) -> str:
 def seconds(value: float) -> str:
     if value < 1:
         return f"{value * 1000:.3g} ms"
-    return f"{value:.3g} s" if value < 3600 else f"{value / 3600:.1f} h"
+    if value < 1000:
+        return f"{value:.3g} s"
+    return f"{value / 60:.3g} min" if value < 3600 else f"{value / 3600:.1f} h"
 
 
 def many(count: int, noun: str, plural: str | None = None) -> str:
