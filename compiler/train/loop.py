@@ -94,7 +94,7 @@ def _run_to_end(run: Run, progress: Reporter) -> None:
         rate = job.candidate.learning_rate * factor(state.step, total, warmup)
         optimizers.set_learning_rate(run.optimizer, rate)
         micro_batches = list(islice(stream, job.candidate.gradient_accumulation))
-        loss = _step(run, micro_batches)
+        loss = take_step(run, micro_batches)
         clock.steps += 1
         clock.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
         last = state.step == total
@@ -123,7 +123,7 @@ def _micro_batches(run: Run) -> Iterator[Batch]:
             yield batch
 
 
-def _step(run: Run, micro_batches: Sequence[Batch]) -> float:
+def take_step(run: Run, micro_batches: Sequence[Batch]) -> float:
     """One update; the mean loss per target before it."""
     job, state = run.job, run.progress
     run.optimizer.zero_grad(set_to_none=True)
