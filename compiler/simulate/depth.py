@@ -40,7 +40,7 @@ def peaks(segments: Sequence[Segment]) -> tuple[Peak, ...]:
 
 
 def peaks_at_depth(
-    depths: tuple[int, int, int], steps: Sequence[Sequence[Segment]], depth: int
+    depths: Sequence[int], steps: Sequence[Sequence[Segment]], depth: int
 ) -> tuple[Peak, ...]:
     """The peaks at `depth`, from the steps at three equidistant depths; raises NotLinear."""
     if len({len(step) for step in steps}) != 1:
@@ -53,22 +53,29 @@ def peaks_at_depth(
 
 
 def _extended(rows: Sequence[Rows], layers: int) -> Rows:
+    """The moments of a phase at a depth `layers` steps above the smallest.
+
+    Counted from the start they are the same operations up to the last layers, counted from the
+    end back to the first ones; both must reach over two layers or more.
+    """
     small, middle, large = rows
     grown = len(middle) - len(small)
-    if len(large) - len(middle) != grown or grown >= len(small) > 0 < grown:
+    if len(large) - len(middle) != grown or grown < 0:
         raise NotLinear
-    kept = len(small) - grown
-    starts = [part[:kept] for part in rows]
-    ends = [part[len(part) - kept :] for part in rows]
-    return np.concatenate([_line(starts, layers), _line(ends, layers)])
+    starts = _lines(rows, layers)
+    ends = _lines([part[::-1] for part in rows], layers)
+    if len(starts) + len(ends) < len(small) + grown:
+        raise NotLinear
+    return np.concatenate([starts, ends])
 
 
-def _line(rows: Sequence[Rows], layers: int) -> Rows:
-    small, middle, large = rows
+def _lines(rows: Sequence[Rows], layers: int) -> Rows:
+    """The leading moments whose bytes grow by the same number from each depth to the next."""
+    small, middle, large = (part[: len(rows[0])] for part in rows)
     slope = middle - small
-    if not np.array_equal(large - middle, slope):
-        raise NotLinear
-    return small + slope * layers
+    differing = (large - middle != slope).any(axis=1).nonzero()[0]
+    kept = differing[0] if len(differing) else len(small)
+    return (small + slope * layers)[:kept]
 
 
 def _peak(segment: Segment, rows: Rows) -> Peak:

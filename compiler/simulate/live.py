@@ -38,14 +38,14 @@ class Segment:
     rows: list[Row] = field(default_factory=list)
 
 
-class LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every storage that an operation returns under the mode, and those it is told of.
 
     `block_bytes` is the unit in which the device's allocator hands out memory.
     """
 
     def __init__(self, block_bytes: int = 1) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.segments: list[Segment] = []
         self._block_bytes = block_bytes
         self._live = dict.fromkeys(KINDS, 0)
@@ -78,7 +78,7 @@ class LiveStorages(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if self.segments:
             kind = BORN[self.segments[-1].phase]
-            for leaf in tree_leaves(result):
+            for leaf in (result,) if isinstance(result, torch.Tensor) else tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):
                     storage = leaf.untyped_storage()
                     if id(storage) not in self._kind:

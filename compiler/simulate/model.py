@@ -1,47 +1,92 @@
 """config.json -> the compiler's base model over fake tensors, which have shapes and no data."""
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import Argument, map_aggregate
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
 )
 
 from compiler.base_model import CAUSAL_LM, DTYPES, Base, captured, frozen_paths
-from compiler.build import SPARE_LABELS
 from compiler.graph import Graph, attribute
 from compiler.huggingface import CausalLM, MeanPoolClassifier, SequenceClassifier
 from compiler.quantized import BLOCK_SIZE, NESTED_BLOCK_SIZE, QuantizedWeight
 from compiler.roles import targets
+from compiler.training_graph import Start, start
 from planner.errors import IncompatibleError
+from planner.plan import Candidate
 
-Config = Mapping[str, object]
+META = torch.device("meta")
+
+
+def read_settings(config: Mapping[str, object]) -> PreTrainedConfig:
+    """The model's config.json as transformers reads it; raises IncompatibleError."""
+    fields = {name: value for name, value in config.items() if name != "model_type"}
+    try:
+        settings: PreTrainedConfig = AutoConfig.for_model(str(config.get("model_type")), **fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise IncompatibleError(
+            f"transformers has no '{config.get('model_type')}' model of this config: {error}"
+        ) from error
+    return settings
+
+
+def at_depth(settings: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """The same model with its first `layers` layers alone."""
+    shorter = copy.deepcopy(settings)
+    for name in layer_lists(settings):
+        setattr(shorter, name, getattr(settings, name)[:layers])
+    shorter.num_hidden_layers = layers
+    return shorter
+
+
+def layer_lists(settings: PreTrainedConfig) -> dict[str, list[object]]:
+    """The fields that say something of every layer, such as which of them look far."""
+    layers = settings.num_hidden_layers
+    fields = settings.to_dict().items()
+    return {name: list(v) for name, v in fields if isinstance(v, list) and len(v) == layers}
 
 
 def fake_graph(
-    config: Config, task: str, compute: str, longest: int, mode: FakeTensorMode
+    settings: PreTrainedConfig, task: str, labels: int, compute: str, longest: int
 ) -> Graph:
-    """The training graph that a build captures in the compute dtype; parameters are fake.
-
-    Raises IncompatibleError when transformers does not know the architecture.
-    """
-    try:
-        with torch.device("meta"):
-            module = _module(config, task)
-    except (ValueError, KeyError, TypeError) as error:
-        raise IncompatibleError(
-            f"transformers cannot build the '{config.get('model_type')}' model: {error}"
-        ) from error
+    """The training graph that a build captures in the compute dtype, over fake parameters."""
+    with META:
+        module = _module(settings, task, labels)
     module = module.eval().requires_grad_(requires_grad=False).to(DTYPES[compute])
-    with mode:
+    with FakeTensorMode(allow_non_fake_inputs=True):
         module = module.to_empty(device="cpu")
     return captured(module, task, longest)
+
+
+def meta_graph(graph: Graph) -> Graph:
+    """The same graph on the meta device, where an operation computes shapes and nothing else."""
+    current = graph.copied()
+    copies: dict[int, torch.Tensor] = {}
+    for module in current.module.modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                shape_alone = copies.setdefault(id(tensor), _on_meta(tensor))
+                if isinstance(tensor, nn.Parameter):
+                    shape_alone = nn.Parameter(shape_alone, requires_grad=False)
+                setattr(module, name, shape_alone)
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                node.args = cast(tuple[Argument, ...], map_aggregate(node.args, _meta_device))
+                node.kwargs = cast(dict[str, Argument], map_aggregate(node.kwargs, _meta_device))
+            module.recompile()
+    return current
 
 
 def fake_base(graph: Graph, task: str, weight_format: str) -> Base:
@@ -55,17 +100,33 @@ def fake_base(graph: Graph, task: str, weight_format: str) -> Base:
     return Base(task, weight_format, graph, found, quantized)
 
 
-def _module(config: Config, task: str) -> nn.Module:
-    fields = {name: value for name, value in config.items() if name != "model_type"}
-    settings = AutoConfig.for_model(config["model_type"], **fields)
-    how = {"attn_implementation": "sdpa", "dtype": torch.float32}
+def fake_start(base: Base, candidate: Candidate, labels: int | None) -> Start:
+    """The starting tensors of a tenant, on the meta device."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        begin = start(base, candidate, labels, seed=0)
+    values = {name: _on_meta(tensor) for name, tensor in begin.owned.values.items()}
+    head = {name: _on_meta(tensor) for name, tensor in begin.head.items()}
+    return replace(begin, owned=replace(begin.owned, values=values), head=head)
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+
+
+def _meta_device(argument: Argument) -> Argument:
+    return META if isinstance(argument, torch.device) else argument
+
+
+def _module(settings: PreTrainedConfig, task: str, labels: int) -> nn.Module:
+    def of(factory: Any) -> Any:  # noqa: ANN401  transformers' classes have no types
+        return factory.from_config(settings, attn_implementation="sdpa", dtype=torch.float32)
+
     if task == CAUSAL_LM:
-        return CausalLM(AutoModelForCausalLM.from_config(settings, **how))
+        return CausalLM(of(AutoModelForCausalLM))
     if any("ForSequenceClassification" in name for name in settings.architectures or ()):
-        settings.num_labels = SPARE_LABELS
-        return SequenceClassifier(AutoModelForSequenceClassification.from_config(settings, **how))
-    encoder = AutoModel.from_config(settings, **how)
-    return MeanPoolClassifier(encoder, settings.get_text_config().hidden_size, SPARE_LABELS)
+        settings.num_labels = labels
+        return SequenceClassifier(of(AutoModelForSequenceClassification))
+    return MeanPoolClassifier(of(AutoModel), settings.get_text_config().hidden_size, labels)
 
 
 def _unwritten(shape: tuple[int, int]) -> QuantizedWeight:

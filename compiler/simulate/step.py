@@ -1,20 +1,19 @@
 """One optimizer step of the compiler's own loop, watched: training graph -> live bytes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compiler import optimizers
 from compiler.data import IGNORED, Batch
 from compiler.passes.insert_adapters import ADAPTERS
-from compiler.simulate.gpu_kernels import AdamW8bit
+from compiler.simulate.kernels import Stateful, adamw8bit_states, adamw_states
 from compiler.simulate.live import LiveStorages, Segment
 from compiler.train import Job, TensorBatch
 from compiler.train.loop import take_step
@@ -23,7 +22,6 @@ from compiler.training_graph import TrainingGraph
 from planner.method import method
 from planner.plan import Candidate, Training
 
-CPU = torch.device("cpu")
 CUDA_BLOCK_BYTES = 512
 """CUDA's caching allocator hands out multiples of this, and its statistics count them."""
 ENGINE = torch.autograd.Variable._execution_engine
@@ -35,25 +33,26 @@ MICRO_BATCHES = 2
 class Watched:
     """What is stepped: a training graph, the candidate, and how it is run.
 
-    `loss` "full" holds all logits, as frameworks without a fused loss do. `gpu` counts in CUDA's
-    blocks and with its optimizers.
+    `device` "meta" computes shapes alone. `gpu` counts in CUDA's blocks and with its optimizers;
+    `loss` "full" holds all logits, as frameworks without a fused loss do.
     """
 
     training: TrainingGraph
     candidate: Candidate
     settings: Training
+    device: torch.device
     gpu: bool
     loss: str = "chunked"
 
 
-def watch(watched: Watched, batch: Batch, mode: FakeTensorMode | None = None) -> list[Segment]:
-    """Take one step from a settled optimizer; with `mode` on fake tensors, else on real ones."""
+def watch(watched: Watched, batch: Batch) -> list[Segment]:
+    """Take one step from a settled optimizer."""
     live = LiveStorages(CUDA_BLOCK_BYTES if watched.gpu else 1)
-    with _evaluated_by(mode, batch):
-        run = Run(_job(watched, live, mode), "", _settled_optimizer(watched), Progress())
-        _hold(watched, run.optimizer, live)
-        with _gradients_marked(watched.training, live), live:
-            take_step(run, [batch] * _micro_batches(watched.candidate))
+    run = Run(_job(watched, live), "", _settled_optimizer(watched), Progress())
+    _hold(watched, run.optimizer, live)
+    answers = _Answers(batch) if watched.device.type == "meta" else nullcontext()
+    with answers, _gradients_marked(watched.training, live), live:
+        take_step(run, [batch] * _micro_batches(watched.candidate))
     return live.segments
 
 
@@ -68,12 +67,12 @@ def example_batch(candidate: Candidate, *, causal: bool) -> Batch:
     return Batch(np.zeros(shape, np.int64), np.zeros(labels, np.int64), np.ones(shape, np.int64))
 
 
-class _Answers(TorchDispatchMode):
+class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers what depends on data: how many labels are targets, and that sums are finite."""
 
-    def __init__(self, labelled: int) -> None:
-        super().__init__()
-        self._labelled = labelled
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._targets = int((batch.labels[..., 1:] != IGNORED).sum())
 
     def __torch_dispatch__(
         self,
@@ -85,22 +84,13 @@ class _Answers(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0
         if func is torch.ops.aten.nonzero.default:
-            return torch.empty(self._labelled, 1, dtype=torch.int64)
+            return torch.empty(self._targets, 1, dtype=torch.int64, device="meta")
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _evaluated_by(mode: FakeTensorMode | None, batch: Batch) -> Iterator[None]:
-    if mode is None:
-        yield
-        return
-    with mode, _Answers(int((batch.labels[:, 1:] != IGNORED).sum()) if batch.labels.ndim > 1 else 0):
-        yield
-
-
-def _job(watched: Watched, live: LiveStorages, mode: FakeTensorMode | None) -> Job:
+def _job(watched: Watched, live: LiveStorages) -> Job:
     return Job(
-        loss_fn=_phased_loss(watched, live, mode),
+        loss_fn=_phased_loss(watched, live),
         parameters=watched.training.parameters,
         candidate=watched.candidate,
         training=watched.settings,
@@ -108,17 +98,16 @@ def _job(watched: Watched, live: LiveStorages, mode: FakeTensorMode | None) -> J
         validation=(),
         pad_id=0,
         workspace=Path(),
-        device=CPU,
+        device=watched.device,
     )
 
 
 def _phased_loss(
-    watched: Watched, live: LiveStorages, mode: FakeTensorMode | None
+    watched: Watched, live: LiveStorages
 ) -> Callable[[TensorBatch], tuple[torch.Tensor, int]]:
-    """The training graph's loss, telling where the forward pass and the loss end."""
+    """The training graph's loss, telling where each phase begins."""
     training, taken = watched.training, 0
     last = _micro_batches(watched.candidate)
-    training.graph.module.register_forward_hook(lambda *_: live.enter("loss", taken))
 
     def backward_ended() -> None:
         if taken == last:
@@ -128,13 +117,14 @@ def _phased_loss(
         nonlocal taken
         taken += 1
         live.enter("forward", taken)
-        tensors = [batch.input_ids, batch.labels, batch.attention_mask]
-        if mode is not None:
-            tensors = [mode.from_tensor(tensor) for tensor in tensors]
-        live.hold(tensors, "activations")
+        live.hold((batch.input_ids, batch.labels, batch.attention_mask), "activations")
         loss = _full_loss if watched.loss == "full" else TrainingGraph.loss
-        summed, labelled = loss(training, TensorBatch(*tensors))
-        summed.register_hook(lambda _: ENGINE.queue_callback(backward_ended))
+        module = training.graph.module
+        with module.register_forward_hook(lambda *_: live.enter("loss", taken)):
+            summed, labelled = loss(training, batch)
+        summed.register_hook(  # type: ignore[no-untyped-call]
+            lambda _: ENGINE.queue_callback(backward_ended)
+        )
         live.enter("backward", taken)
         return summed, labelled
 
@@ -158,9 +148,11 @@ def _settled_optimizer(watched: Watched) -> torch.optim.Optimizer:
     """The optimizer with its states allocated, as every step but the first finds it."""
     training, name = watched.training, watched.candidate.optimizer
     multipliers, decay = training.learning_rate_multipliers, watched.settings.weight_decay
-    if watched.gpu and name == "paged_adamw8bit":
+    optimizer: torch.optim.Optimizer
+    if watched.device.type == "meta":
         groups = optimizers.groups(training.parameters, multipliers, decay)
-        optimizer: torch.optim.Optimizer = AdamW8bit(groups)
+        paged = watched.gpu and name == "paged_adamw8bit"
+        optimizer = Stateful(groups, adamw8bit_states if paged else adamw_states)
     else:
         optimizer = optimizers.build(name, training.parameters, multipliers, decay, lambda _: None)
     for parameter in training.parameters.values():
@@ -193,7 +185,10 @@ def _gradients_marked(training: TrainingGraph, live: LiveStorages) -> Iterator[N
         if parameter.grad is not None:
             live.hold([parameter.grad], "gradients")
 
-    handles = [p.register_post_accumulate_grad_hook(mark) for p in training.parameters.values()]
+    handles = [
+        parameter.register_post_accumulate_grad_hook(mark)  # type: ignore[no-untyped-call]
+        for parameter in training.parameters.values()
+    ]
     yield
     for handle in handles:
         handle.remove()
