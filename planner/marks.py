@@ -7,8 +7,8 @@ reader who sees no colours has the shapes.
 from collections import Counter
 from typing import NamedTuple
 
-from planner.tradeoffs import Frontier, Point
 from planner.method import methods
+from planner.tradeoffs import Frontier, Point
 
 COLOURS = ("#4d4fff", "#db8900", "#ee0059", "#1a9eff", "#417500", "#9647b4", "#758ba2")
 """At least 3:1 against white and near-black, and apart under each kind of colour blindness."""

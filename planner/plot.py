@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from planner.documents import write
 from planner.errors import UsageError
-from planner.tradeoffs import Axis, Frontier, Point
 from planner.marks import Mark, marks, method_of
 from planner.quality import TIE_POINTS
 from planner.scale import Scale, scale, shown
+from planner.tradeoffs import Axis, Frontier, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
