@@ -244,6 +244,8 @@ def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
 
 def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Per token, of all adapters."""
+    if step.method.trains_base:
+        return adapter.saved_elements * step.element
     casts = step.program.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
     element = step.adapter_element if casts else step.element
