@@ -16,7 +16,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
-    PreTrainedModel,
 )
 
 from compiler.base_model import CAUSAL_LM, DTYPES, Base, captured, frozen_paths
@@ -68,10 +67,6 @@ def fake_graph(
     module = module.eval().requires_grad_(requires_grad=False).to(DTYPES[compute])
     with FakeTensorMode(allow_non_fake_inputs=True):
         module = module.to_empty(device="cpu")
-        for inner in module.children():
-            if isinstance(inner, PreTrainedModel):
-                # Emptied one by one, a head and its embedding have come apart.
-                inner.tie_weights()
     return captured(module, task, longest)
 
 
