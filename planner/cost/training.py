@@ -123,7 +123,9 @@ class Step(NamedTuple):
 
 
 def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> TrainingMemory:
-    step = step._replace(sequence_length=step.sequence_length + adapter.input_tokens)
+    step = step._replace(
+        sequence_length=step.sequence_length + adapter.input_tokens, framework=step.program
+    )
     head = 0 if step.causal else step.labels * (shape.hidden + 1)
     width = step.adapter_element
     if step.method.trains_base:
@@ -228,15 +230,15 @@ class Kept(NamedTuple):
 
 
 def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
-    count = blocks(shape)
+    count, run = blocks(shape), step.run
     kept = _adapter_bytes(shape, adapter, step) + _copies(shape, step)
     # No gradient reaches the first block's attention from adapters of the MLP alone.
-    kept -= (1 - adapter.reaches_attention) * attention_bytes(shape, step.run)
-    each = step.tokens * (block_bytes(shape, step.run) + kept / count)
+    kept -= (1 - adapter.reaches_attention) * attention_bytes(shape, run)
+    each = step.tokens * (block_bytes(shape, run) + kept / count)
     once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
     once += step.batch_size * adapter.cache_tokens * _cached_bytes(shape, step)
     each += once / count
-    outside = step.tokens * outside_bytes(shape, step.run)
+    outside = step.tokens * outside_bytes(shape, run)
     if step.checkpointing == "block":
         return Kept(step.tokens * count * shape.hidden * step.element, outside, each, each)
     return Kept(count * each, outside, 0.0, each)
@@ -244,6 +246,8 @@ def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
 
 def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Per token, of all adapters."""
+    if step.method.trains_base:
+        return adapter.saved_elements * step.element
     casts = step.program.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
     element = step.adapter_element if casts else step.element
