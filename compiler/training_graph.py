@@ -1,7 +1,7 @@
 """Base graph + plan -> the graph that trains one tenant, its parameters and its loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -117,30 +117,46 @@ def training_graph(
         current = quantize_base(current, base.quantized, dtype)
     if candidate.checkpointing == "block":
         current = checkpoint_blocks(current)
-    current = on_device(current, device)
-    head = None if head is None else head.to(device)
+    placement = Placement(device)
+    current = on_device(current, placement)
+    head = None if head is None else placement.placed(head)
     return TrainingGraph(current, head, parameters, adapted.learning_rate_multipliers)
 
 
-def on_device(graph: Graph, device: torch.device) -> Graph:
+@dataclass(frozen=True)
+class Placement:
+    """Tensors on a device: a frozen one is copied, once however often it is read, as a tied head
+    is; a trained one moves itself, so that whoever holds it still holds the trained one."""
+
+    device: torch.device
+    copies: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.requires_grad:
+            tensor.data = tensor.data.to(self.device)
+            return tensor
+        if id(tensor) not in self.copies:
+            self.copies[id(tensor)] = tensor.to(self.device)
+        return self.copies[id(tensor)]
+
+
+def on_device(graph: Graph, placement: Placement) -> Graph:
     """The graph with its own copy of every frozen tensor on the device.
 
     The base model's graph shares its tensors with every tenant's and stays where it is; what this
-    graph no longer reads, such as a dense weight that was quantised, is not copied. Trained
-    parameters move themselves, so that whoever holds one still holds the trained one.
+    graph no longer reads, such as a dense weight that was quantised, is not copied.
     """
-    if device.type == "cpu":
+    if placement.device.type == "cpu":
         return graph
     current = graph.copied()
     for module in current.module.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(device)
-            else:
-                moved = nn.Parameter(parameter.to(device), requires_grad=False)
-                setattr(module, name, moved)
+            moved = placement.placed(parameter)
+            if not parameter.requires_grad:
+                moved = nn.Parameter(moved, requires_grad=False)
+            setattr(module, name, moved)
         for name, buffer in list(module.named_buffers(recurse=False)):
-            module.register_buffer(name, buffer.to(device), persistent=False)
+            module.register_buffer(name, placement.placed(buffer), persistent=False)
     return current
 
 

@@ -28,4 +28,4 @@ def many(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def points(quality: Quality) -> str:
-    return f"{quality.points:+.1f} +/- {quality.half_width:.1f} points"
+    return f"{round(quality.points, 1) + 0.0:+.1f} +/- {quality.half_width:.1f} points"

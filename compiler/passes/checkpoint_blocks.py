@@ -76,18 +76,20 @@ def _alone(graph: Graph, nodes: list[fx.Node]) -> Iterator[bool]:
 
 
 def _differentiable(graph: Graph, nodes: list[fx.Node]) -> set[fx.Node]:
-    """Values computed from a trained parameter; the parameters themselves are not counted."""
-    trained = {
-        node
-        for node in nodes
-        if node.op == "get_attr" and _is_trained(graph.module, str(node.target))
-    }
+    """Values computed from a trained parameter and something else.
+
+    A parameter and what is made of parameters alone, such as its cast, belong to their user.
+    """
+    trained: set[fx.Node] = set()
     reached: set[fx.Node] = set()
     for node in nodes:
-        sources = node.all_input_nodes
-        if any(source in reached for source in sources) or (
-            any(source in trained for source in sources) and not set(sources) <= trained
-        ):
+        sources = set(node.all_input_nodes)
+        if node.op == "get_attr":
+            if _is_trained(graph.module, str(node.target)):
+                trained.add(node)
+        elif sources and sources <= trained:
+            trained.add(node)
+        elif sources & (trained | reached):
             reached.add(node)
     return reached
 

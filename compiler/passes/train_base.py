@@ -30,8 +30,9 @@ def train_base(
             trained[path] = nn.Parameter(value.detach().to(torch.float32, copy=True))
             holder.register_parameter(name, trained[path])
         node.target = f"{MASTERS}.{name}"
-        if dtype != torch.float32:
-            with graph.module.graph.inserting_after(node):
+        if dtype != torch.float32 and node.users:
+            # Where it is used first and no earlier: then a recomputed block casts its own.
+            with graph.module.graph.inserting_before(min(node.users)):
                 cast = graph.module.graph.call_method("to", (node, dtype))
             node.replace_all_uses_with(
                 cast, delete_user_cb=lambda user, cast=cast: user is not cast

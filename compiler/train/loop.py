@@ -102,7 +102,7 @@ def _run_to_end(run: Run, clock: _Clock, progress: Reporter) -> None:
         optimizers.set_learning_rate(run.optimizer, rate)
         micro_batches = list(islice(stream, job.candidate.gradient_accumulation))
         begun = time.perf_counter()
-        loss = _step(run, micro_batches)
+        loss = take_step(run, micro_batches)
         clock.step_seconds.append(time.perf_counter() - begun)
         clock.steps += 1
         clock.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
@@ -132,7 +132,7 @@ def _micro_batches(run: Run) -> Iterator[Batch]:
             yield batch
 
 
-def _step(run: Run, micro_batches: Sequence[Batch]) -> float:
+def take_step(run: Run, micro_batches: Sequence[Batch]) -> float:
     """One update; the mean loss per target before it."""
     job, state = run.job, run.progress
     run.optimizer.zero_grad(set_to_none=True)

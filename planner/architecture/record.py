@@ -80,6 +80,20 @@ class Architecture:
         return max(t.out_features * t.in_features for t in linears)
 
     @cached_property
+    def wide_norms(self) -> int:
+        """Norms over the residual stream, that is all but those of queries and keys."""
+        return sum(norm.width == self.hidden for norm in self.norms)
+
+    @cached_property
+    def fused_qkv(self) -> bool:
+        """Whether query, key and value are one linear."""
+        return any(target.role == "attention.qkv" for target in self.targets)
+
+    @cached_property
+    def biased_head(self) -> bool:
+        return any(t.role == "head" and t.name in self.biases for t in self.targets)
+
+    @cached_property
     def idle_parameters(self) -> int:
         """Weights of the experts that a token does not pass."""
         if not self.experts:

@@ -33,8 +33,12 @@ def blocks(shape: Architecture) -> int:
 def block_bytes(shape: Architecture, run: Pass) -> float:
     """Of the mean block, without its adapters."""
     cross = shape.layers / blocks(shape) if shape.kind == "encoder_decoder" else 0
-    attention = (1 + cross) * (_attention(shape, run) + _scores(shape, run))
+    attention = (1 + cross) * attention_bytes(shape, run)
     return _norms(shape, run) / blocks(shape) + attention + mlp_bytes(shape, run)
+
+
+def attention_bytes(shape: Architecture, run: Pass) -> float:
+    return _attention(shape, run) + _scores(shape, run)
 
 
 def outside_bytes(shape: Architecture, run: Pass) -> float:
@@ -52,7 +56,7 @@ def _norm(shape: Architecture, run: Pass) -> float:
 
 def _norms(shape: Architecture, run: Pass) -> float:
     """Of all blocks; the first norm reads what no gradient reaches."""
-    wide = sum(norm.width == shape.hidden for norm in shape.norms) - 1
+    wide = shape.wide_norms - 1
     if shape.parallel and shape.norm == "layernorm":
         # Both norms of a block read the same residual.
         wide = shape.layers
@@ -66,7 +70,7 @@ def _norms(shape: Architecture, run: Pass) -> float:
 def _attention(shape: Architecture, run: Pass) -> float:
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     own = queries + 2 * keys
-    fused = run.framework.fuses_qkv or any(t.role == "attention.qkv" for t in shape.targets)
+    fused = run.framework.fuses_qkv or shape.fused_qkv
     if shape.kv_heads < shape.heads and run.framework.repeats_keys:
         kept = 3 * queries
     elif fused and shape.position == "rotary":

@@ -9,7 +9,7 @@ from planner.cost.sites import Sites, TargetSet, model_lengths, owns, sites, tar
 from planner.cost.trace import FLOAT_BYTES, SiteCost, declared_cost, linear_cost
 from planner.method import Method, Scope
 
-__all__ = ["AdapterCost", "TargetSet", "adapter_cost", "lora_rank", "target_set"]
+__all__ = ["AdapterCost", "TargetSet", "adapter_cost", "lora_rank", "misfit", "target_set"]
 
 DIRECTORY_BYTES = 12 * 8
 """One site's entry in a row's directory: twelve 64-bit integers."""
@@ -50,6 +50,8 @@ class AdapterCost(NamedTuple):
     shared_inputs, own_inputs   of `saved_elements` the inputs of adapted linears, each once for all
                                 that keep it; and what they would be if every one kept its own
     inner_inputs                of `shared_inputs` those of the MLP's last linear
+    reaches_attention           1 where the first block's attention needs a gradient, 0 where the
+                                method adapts MLPs alone
     read_elements               of the adapters in one pass, shared ones for every linear they serve
     """
 
@@ -71,6 +73,7 @@ class AdapterCost(NamedTuple):
     own_inputs: int = 0
     inner_inputs: int = 0
     read_elements: int = 0
+    reaches_attention: int = 1
 
 
 def adapter_cost(
@@ -112,6 +115,7 @@ def adapter_cost(
         ),
         inner_inputs=inputs.get("inner", 0),
         read_elements=stored + shared * targets.site_count,
+        reaches_attention=int(not _adapts_only_mlps(method, scopes, targets)),
     )
 
 
@@ -124,6 +128,15 @@ def lora_rank(
     lengths = model_lengths(method, rank, targets, shape)
     ranks = (method.converts_to.rank(at.lengths) for at in sites("target", lengths, targets, shape))
     return max(ranks, default=None)
+
+
+def misfit(method: Method, rank: int | None, targets: TargetSet, shape: Architecture) -> str | None:
+    """Why some target cannot be adapted at that size, or None."""
+    if method.misfit is None:
+        return None
+    lengths = model_lengths(method, rank, targets, shape)
+    reasons = (method.misfit(at.lengths) for at in sites("target", lengths, targets, shape))
+    return next((reason for reason in reasons if reason), None)
 
 
 def _costs(method: Method, places: Places) -> list[tuple[SiteCost, Sites]]:
@@ -140,6 +153,11 @@ def _costs(method: Method, places: Places) -> list[tuple[SiteCost, Sites]]:
                 for at in places[scope]
             ]
     return found
+
+
+def _adapts_only_mlps(method: Method, scopes: set[Scope], targets: TargetSet) -> bool:
+    inside = method.trains_base or method.adds_tokens or scopes & {"norm", "layer"}
+    return not inside and all(role.startswith(("mlp.", "experts.")) for role in targets.roles)
 
 
 def _saved_inputs(costs: list[tuple[SiteCost, Sites]]) -> dict[str, int]:

@@ -15,7 +15,13 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.architecture.record import UNFORMATTED
-from planner.cost.activations import Pass, block_bytes, blocks, outside_bytes
+from planner.cost.activations import (
+    Pass,
+    attention_bytes,
+    block_bytes,
+    blocks,
+    outside_bytes,
+)
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import larger
 from planner.cost.framework import PARETUNE, PEFT, Framework
@@ -117,7 +123,9 @@ class Step(NamedTuple):
 
 
 def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> TrainingMemory:
-    step = step._replace(sequence_length=step.sequence_length + adapter.input_tokens)
+    step = step._replace(
+        sequence_length=step.sequence_length + adapter.input_tokens, framework=step.program
+    )
     head = 0 if step.causal else step.labels * (shape.hidden + 1)
     width = step.adapter_element
     if step.method.trains_base:
@@ -222,29 +230,35 @@ class Kept(NamedTuple):
 
 
 def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
-    count = blocks(shape)
-    each = step.tokens * (
-        block_bytes(shape, step.run)
-        + (_adapter_bytes(adapter, step) + _copies(shape, step)) / count
-    )
+    count, run = blocks(shape), step.run
+    kept = _adapter_bytes(shape, adapter, step) + _copies(shape, step)
+    # No gradient reaches the first block's attention from adapters of the MLP alone.
+    kept -= (1 - adapter.reaches_attention) * attention_bytes(shape, run)
+    each = step.tokens * (block_bytes(shape, run) + kept / count)
     once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
     once += step.batch_size * adapter.cache_tokens * _cached_bytes(shape, step)
     each += once / count
-    outside = step.tokens * outside_bytes(shape, step.run)
+    outside = step.tokens * outside_bytes(shape, run)
     if step.checkpointing == "block":
         return Kept(step.tokens * count * shape.hidden * step.element, outside, each, each)
     return Kept(count * each, outside, 0.0, each)
 
 
-def _adapter_bytes(adapter: AdapterCost, step: Step) -> float:
+def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Per token, of all adapters."""
+    if step.method.trains_base:
+        return adapter.saved_elements * step.element
     casts = step.program.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
     element = step.adapter_element if casts else step.element
     if step.dropout:
         # The dropped input and its mask, of every adapted linear.
         return inner * element + adapter.own_inputs * (element + 1)
-    return inner * element + (adapter.own_inputs if casts else adapter.shared_inputs) * element
+    if casts:
+        return (inner + adapter.own_inputs) * element
+    # What ReLU keeps is its output, which the MLP's last linear reads.
+    twice = adapter.inner_inputs if shape.activation == "relu" and not shape.gated else 0
+    return (inner + adapter.shared_inputs - twice) * element
 
 
 def _copies(shape: Architecture, step: Step) -> float:
@@ -252,8 +266,7 @@ def _copies(shape: Architecture, step: Step) -> float:
     framework = step.program
     if step.format not in QUANTISED or not framework.keeps_quantised_inputs:
         return 0.0
-    norms = sum(norm.width == shape.hidden for norm in shape.norms) - 1
-    inputs = min(norms, 2 * blocks(shape)) * shape.hidden
+    inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
     inputs += blocks(shape) * shape.active_intermediate
     if framework.keeps_last_graph:
         # The attention's output was freed with its graph, but for the product that reads it.
@@ -307,7 +320,8 @@ def _loss_bytes(shape: Architecture, step: Step) -> float:
     """What the loss holds besides the activations, at its largest."""
     if not step.causal:
         return step.batch_size * step.labels * step.program.logit_bytes[step.compute]
-    if step.loss == "full":
+    # The compiler's loss takes no bias of the head, and falls back on all logits.
+    if step.loss == "full" or shape.biased_head:
         return step.tokens * shape.vocab * step.program.logit_bytes[step.compute]
     copy = FP32 if step.compute != "fp32" else 0
     labelled = step.batch_size * (step.sequence_length - 1)

@@ -190,7 +190,7 @@ def test_litgpt_unties_heads_and_keeps_what_is_multiplied_with_quantised_weights
         - training_memory(LLAMA, QV, kept).activations_bytes
     )
     # Both norms' outputs and the MLP's product, 28 layers.
-    assert difference == BF16.tokens * 2 * 28 * (2 * 3072 + 8192)
+    assert difference == pytest.approx(BF16.tokens * 2 * 28 * (2 * 3072 + 8192))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -199,7 +199,9 @@ def test_litgpt_unties_heads_and_keeps_what_is_multiplied_with_quantised_weights
 def test_columns_give_what_numbers_give(framework: str, checkpointing: str, loss: str) -> None:
     names = [name for name in methods() if not methods()[name].trains_base]
     ranks = {name: methods()[name].ranks or (None,) for name in names}
-    costs = [cost_of(name, ranks[name][0], LLAMA, method(name).targets) for name in names]
+    roles = {target.role for target in LLAMA.targets}
+    targets = {name: tuple(r for r in method(name).targets if r in roles) for name in names}
+    costs = [cost_of(name, ranks[name][0], LLAMA, targets[name]) for name in names]
     batches, lengths = [1, 4, 16, 3], [2048, 17, 512, 4096]
     costs = [costs[i % len(costs)] for i in range(4 * len(costs))]
     step = BF16._replace(checkpointing=checkpointing, loss=loss, framework=FRAMEWORKS[framework])
