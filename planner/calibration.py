@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import click
+
 from planner.catalog import read_object
 from planner.documents import dump, validated, write
 from planner.errors import UsageError
 from planner.home import home
+from planner.options import print_json
 from planner.plan import Frozen
 from planner.spec import Hardware
 
@@ -174,3 +177,15 @@ def local() -> Hardware:
             hint="planner calibrate",
         )
     return found.hardware
+
+
+def report(calibration: Calibration, path: Path, *, as_json: bool) -> None:
+    """What was timed and where it is kept, on standard output."""
+    if as_json:
+        print_json(path=str(path), calibration=calibration.model_dump(mode="json"))
+        return
+    for timing in calibration.timings:
+        unit = "Gflop/s" if timing.unit == "flops" else "GB/s"
+        milliseconds = f"{timing.seconds * 1e3:10.2f} ms"
+        click.echo(f"{timing.name:<66}{milliseconds}{timing.rate / 1e9:10.1f} {unit}")
+    click.echo(f"hardware '{LOCAL}' in {path}")

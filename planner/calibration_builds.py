@@ -15,14 +15,13 @@ from planner.calibration import this_machine
 from planner.catalog import read_object
 from planner.documents import dump, validated, write
 from planner.errors import UsageError
-from planner.home import home
+from planner.home import CORRECTIONS, home
 from planner.plan import Frozen
 from planner.spec import Hardware
 
 if TYPE_CHECKING:
     from planner.store import Build
 
-FILE = "corrections.json"
 LEAST_BUILDS = 3
 SPREAD_OF_DEVIATION = 1.4826
 """Standard deviation of a normal distribution in median absolute deviations."""
@@ -109,7 +108,7 @@ def learn_from_builds() -> tuple[Corrections, list[str]]:
             "no build has been completed on this machine", hint="compiler build plan.json …"
         )
     corrections, short = learn(builds)
-    path = home() / FILE
+    path = home() / CORRECTIONS
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, dump(corrections))
     return corrections, short
@@ -117,7 +116,7 @@ def learn_from_builds() -> tuple[Corrections, list[str]]:
 
 def correction(quantity: str, hardware: str | None, path: Path | None = None) -> Correction | None:
     """What the builds of this machine say of that quantity on that device, if anything."""
-    path = home() / FILE if path is None else path
+    path = home() / CORRECTIONS if path is None else path
     if hardware is None or not path.is_file():
         return None
     known = validated(Corrections, read_object(path), path.name)

@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from planner.architecture import Architecture
-from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
+from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, misfit, target_set
 from planner.errors import UsageError
 from planner.method import (
     ALL_LINEAR,
@@ -38,13 +38,6 @@ from planner.runtime import RUNTIMES, refusal
 QUERY_VALUE = ("attention.query", "attention.value")
 
 
-def sized(found: Method, size: int | None) -> str:
-    """ " r16", or " block size 32" of a method whose size is no rank."""
-    if size is None:
-        return ""
-    return f" r{size}" if found.size == "rank" else f" {found.size.replace('_', ' ')} {size}"
-
-
 class Adapter(NamedTuple):
     """One method, rank and set of targets; `targets` is how a plan writes the linears."""
 
@@ -55,8 +48,13 @@ class Adapter(NamedTuple):
     quality: Quality
 
     def describe(self) -> str:
-        where = "" if self.method.trains_base else f" on {'+'.join(self.targets)}"
-        return f"{self.method.name}{sized(self.method, self.rank)}{where}"
+        rank = ""
+        if self.rank:
+            is_rank = self.method.size == "rank"
+            rank = f" r{self.rank}" if is_rank else f" {self.method.sized(self.rank)}"
+        everywhere = self.method.trains_base or not self.targets
+        where = "" if everywhere else f" on {'+'.join(self.targets)}"
+        return f"{self.method.name}{rank}{where}"
 
 
 class Form(NamedTuple):
@@ -96,7 +94,7 @@ def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapt
             if targets not in selected:
                 selected[targets] = target_set(select(targets, scenario.architecture))
             linears = adapted(found, selected[targets])
-            if not linears.kinds:
+            if found.targets and not linears.kinds:
                 yield Refusal(name, "targets", f"it adapts none of {', '.join(targets)}")
                 continue
             for rank in _ranks(found, scenario):
@@ -117,10 +115,13 @@ def _adapter(
     linears: TargetSet,
     quality: Quality,
 ) -> Adapter | Refusal:
-    smallest = linears.smallest_side
-    if rank is not None and found.scaling is not None and rank > smallest:
-        reason = f"rank {rank} is more than the smallest side {smallest} of its targets"
+    if rank is not None and found.scaling is not None and rank > linears.smallest_side:
+        side = linears.smallest_side
+        reason = f"rank {rank} is more than the smallest side {side} of its targets"
         return Refusal(f"rank {rank}", "rank", reason)
+    unfit = misfit(found, rank, linears, scenario.architecture)
+    if unfit is not None:
+        return Refusal(f"{found.name} {rank}", "targets", unfit)
     cost = _cost(found.name, rank, linears, scenario.architecture)
     quality = quality + rank_quality(
         scenario.family,
@@ -148,7 +149,7 @@ def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:
 
 def _target_sets(found: Method, scenario: Scenario) -> tuple[tuple[str, ...], ...]:
     pinned = scenario.spec.pinned.targets
-    if pinned is not None and not found.trains_base:
+    if pinned is not None and found.targets and not found.trains_base:
         return (pinned,)
     present = {t.role for t in scenario.architecture.targets}
     if found.targets != ALL_LINEAR:
@@ -259,6 +260,7 @@ def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal |
 
 def form_quality(scenario: Scenario, form: Form) -> Quality:
     """Points that the form adds to its adapter's, and the noise of any measurement."""
-    parameters = scenario.architecture.parameters
-    found = format_quality(scenario.family, form.format, parameters)
+    shape = scenario.architecture
+    decoder = shape.kind == "decoder"
+    found = format_quality(scenario.family, form.format, shape.parameters, decoder=decoder)
     return found + serving_quality(form.format, form.export, form.precision) + noise()

@@ -51,44 +51,57 @@ def accumulation(scenario: Scenario, batch_size: int) -> int:
 
 def best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
     """The fastest way to cut a step that fits; else the one that needs least."""
-    tried: list[Micro] = []
+    budget = scenario.training_budget_bytes
+    tried: list[tuple[float, str, int]] = []
     for mode, sizes in cuts(scenario):
-        found = _largest(scenario, adapter, format_, mode, sizes)
-        tried += found
-        if found[-1].required_bytes <= scenario.training_budget_bytes:
+        found = _tried(scenario, adapter, format_, mode, sizes)
+        tried += [(needed, mode, size) for needed, size in found]
+        if found[-1][0] <= budget:
             # What could be saved at most is shown beside what is used.
             last, least = cuts(scenario)[-1]
-            tried.append(micro(scenario, adapter, format_, last, least[-1]))
-            thriftiest = min(m.required_bytes for m in tried)
-            return found[-1]._replace(least_required_bytes=thriftiest)
-    best = min(tried, key=lambda m: m.required_bytes)
-    return best._replace(least_required_bytes=best.required_bytes)
+            thriftiest = _needed(scenario, adapter, format_, last, least[-1])
+            best = micro(scenario, adapter, format_, mode, found[-1][1])
+            least_bytes = min(thriftiest, *(needed for needed, _, _ in tried))
+            return best._replace(least_required_bytes=least_bytes)
+    needed, mode, size = min(tried)
+    best = micro(scenario, adapter, format_, mode, size)
+    return best._replace(least_required_bytes=needed)
 
 
-def _largest(
+def _tried(
     scenario: Scenario, adapter: Adapter, format_: str, mode: str, sizes: Sequence[int]
-) -> list[Micro]:
-    """What was tried; the last is the largest batch that fits, or else the smallest one.
+) -> list[tuple[float, int]]:
+    """Bytes and batch sizes; the last is the largest that fits, or else the smallest one.
 
     Memory rises with the batch size, except that the whole batch at once keeps no gradients
     between its pieces; so that is tried first, and the rest by halves.
     """
-    tried = [micro(scenario, adapter, format_, mode, sizes[0])]
-    low, high = 1, len(sizes) - 1
-    if tried[0].required_bytes <= scenario.training_budget_bytes or high == 0:
+
+    def attempt(size: int) -> tuple[float, int]:
+        return _needed(scenario, adapter, format_, mode, size), size
+
+    budget, low, high = scenario.training_budget_bytes, 1, len(sizes) - 1
+    tried = [attempt(sizes[0])]
+    if tried[0][0] <= budget or high == 0:
         return tried
-    tried.append(micro(scenario, adapter, format_, mode, sizes[high]))
-    if tried[-1].required_bytes > scenario.training_budget_bytes:
+    tried.append(attempt(sizes[high]))
+    if tried[-1][0] > budget:
         return tried
     best = tried[-1]
     while low < high:
         middle = (low + high) // 2
-        tried.append(micro(scenario, adapter, format_, mode, sizes[middle]))
-        if tried[-1].required_bytes <= scenario.training_budget_bytes:
+        tried.append(attempt(sizes[middle]))
+        if tried[-1][0] <= budget:
             best, high = tried[-1], middle
         else:
             low = middle + 1
     return [*tried, best]
+
+
+def _needed(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> float:
+    step = step_of(scenario, adapter, format_, mode, batch)
+    memory = training_memory(scenario.architecture, adapter.cost, step)
+    return required(memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training)
 
 
 def micro(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Micro:

@@ -87,18 +87,20 @@ def is_feasible(scenario: Scenario) -> bool:
 
 
 def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:
+    # LoRA, rsLoRA and LoRA+ cost the same, so what one of them needs is not asked again.
+    best: dict[tuple[object, ...], Micro] = {}
     for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
             yield adapter
             continue
-        best: dict[str, Micro] = {}
+        alike = (adapter.cost, adapter.method.trains_base, optimizer_of(scenario, adapter))
         for form in forms(scenario, adapter):
             if isinstance(form, Refusal):
                 yield form
                 continue
-            if form.format not in best:
-                best[form.format] = best_micro(scenario, adapter, form.format)
-            yield evaluate(scenario, adapter, form, best[form.format])
+            if (*alike, form.format) not in best:
+                best[*alike, form.format] = best_micro(scenario, adapter, form.format)
+            yield evaluate(scenario, adapter, form, best[*alike, form.format])
 
 
 def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> Evaluated:

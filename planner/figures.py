@@ -1,14 +1,19 @@
 """The numbers of a plan, each with its evidence, its source and its band; units in the keys."""
 
-from planner.calibration_builds import Correction, correction, hardware_key
+from typing import TYPE_CHECKING
+
 from planner.cost import rates
 from planner.cost.latency import TIME_BAND, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND
 from planner.cost.reserved import reserved
 from planner.evaluate import Evaluated
+from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training
 from planner.resolve import Scenario
 from planner.spec import Hardware
+
+if TYPE_CHECKING:
+    from planner.calibration_builds import Correction
 
 RESERVED_SOURCE = "allocated, and what a caching allocator leaves idle (planner.cost.reserved)"
 MEMORY_SOURCE = "closed form over the model's shapes (planner.cost.memory)"
@@ -55,7 +60,7 @@ def _training_time(
     for name, seconds in (("step_seconds", step), ("total_seconds", total)):
         key = f"training.{name}"
         found[key] = _seconds(seconds, device)
-        learned = correction(key, hardware_key(scenario.spec.training.hardware))
+        learned = _learned(key, scenario)
         if learned is not None and seconds is not None:
             found[f"training.uncorrected_{name}"] = found[key]
             found[key] = _corrected(seconds, learned)
@@ -65,7 +70,15 @@ def _training_time(
     return found
 
 
-def _corrected(seconds: float, learned: Correction) -> Figure:
+def _learned(key: str, scenario: Scenario) -> "Correction | None":
+    if not (home() / CORRECTIONS).is_file():
+        return None
+    from planner.calibration_builds import correction, hardware_key  # noqa: PLC0415
+
+    return correction(key, hardware_key(scenario.spec.training.hardware))
+
+
+def _corrected(seconds: float, learned: "Correction") -> Figure:
     return Figure(
         value=seconds * learned.factor,
         evidence="measured",

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+CORRECTIONS = "corrections.json"
+"""What builds have taught; most machines have none, and then nothing more is loaded for it."""
+
 
 def home() -> Path:
     """PARETUNE_HOME, or a folder of the user's data; not made here."""

@@ -94,7 +94,7 @@ def _length(dimension: Dimension, dimensions: Dimensions) -> int:
 
 
 class Cost(NamedTuple):
-    """Declared by a method that the algebra of updates cannot say, for one site.
+    """Declared by a method that the algebra of updates cannot say, for one site, as PEFT does it.
 
     Per token: multiplications, and elements kept for the backward pass besides the site's input.
     Per pass, whatever the tokens: multiplications, elements kept for the backward pass, and those
@@ -166,6 +166,10 @@ class Method:
     serves: tuple[Literal["unmerged", "merged"], ...] = ("unmerged", "merged")
     converts_to: Conversion | None = None
     peft_config: Mapping[str, object] | None = None
+
+    def sized(self, size: int) -> str:
+        """The size in words: "rank 16", "virtual tokens 20"."""
+        return f"{self.size.replace('_', ' ')} {size}"
 
     def tensors_for(self, role: str) -> tuple[TensorSpec, ...]:
         """The tensors owned by each target of that role."""

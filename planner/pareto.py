@@ -11,7 +11,7 @@ from typing import NamedTuple
 from planner.candidates import Adapter
 from planner.evaluate import Evaluated
 from planner.method import method
-from planner.quality import REFERENCE, TIE_POINTS
+from planner.quality import REFERENCE, TIE_POINTS, steps_share
 from planner.resolve import Scenario
 from planner.spec import Priority
 
@@ -65,8 +65,9 @@ def storage(_: Scenario, found: Evaluated) -> float:
 
 
 def training_time(_: Scenario, found: Evaluated) -> float:
-    """Log seconds of one optimizer step; 0 where unknown."""
-    return math.log(found.micro.step_seconds) if found.micro.step_seconds else 0.0
+    """Log seconds of a step times the steps that the method is expected to need; 0 if unknown."""
+    seconds = found.micro.step_seconds
+    return math.log(seconds * steps_share(found.adapter.method.name)) if seconds else 0.0
 
 
 def simplicity(_: Scenario, found: Evaluated) -> float:

@@ -44,7 +44,7 @@ def _choice(plan: Plan) -> Iterator[str]:
     size = ""
     if candidate.rank is not None:
         alpha = "" if candidate.alpha is None else f", alpha {candidate.alpha:g}"
-        size = f", {chosen.size.replace('_', ' ')} {candidate.rank}{alpha}"
+        size = f", {chosen.sized(candidate.rank)}{alpha}"
     steps = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
     accumulated = candidate.gradient_accumulation
     pieces = f" x {accumulated} accumulated" if accumulated > 1 else ""

@@ -12,6 +12,7 @@ from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, f
 from planner.cost.adapter import AdapterCost
 from planner.cut import cuts, micro
 from planner.evaluate import measure
+from planner.quality import steps_share
 from planner.resolve import Scenario
 
 if TYPE_CHECKING:
@@ -145,10 +146,11 @@ def _trained(
         return np.stack([np.broadcast_to(value, count) for value in values])
 
     needed = rows(each.required_bytes for each in found)
+    share = steps_share(column.method.name)
     return {
         "cut": rows(range(len(all_cuts))),
         "training_bytes": needed,
-        "training_seconds": rows(_known(each.step_seconds) for each in found),
+        "training_seconds": rows(share * _known(each.step_seconds) for each in found),
         "training memory": needed > scenario.training_budget_bytes,
     }
 

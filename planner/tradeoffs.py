@@ -64,7 +64,7 @@ TITLES = {
     "serving_bytes_per_tenant": ("Serving memory for each active tenant", "bytes"),
     "latency_seconds": ("Latency", "seconds"),
     "storage_bytes": ("Storage of all tenants", "bytes"),
-    "training_seconds": ("One optimizer step", "seconds"),
+    "training_seconds": ("One optimizer step, weighted by the steps needed", "seconds"),
 }
 FINENESS = 0.01
 """Candidates whose every figure agrees to this share, and quality to 0.1 points, show as one."""

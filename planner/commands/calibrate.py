@@ -1,13 +1,8 @@
 """Time this machine, or learn from its builds, so that its figures are measured ones."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from planner.options import as_json, print_json
-
-if TYPE_CHECKING:
-    from planner.calibration import Timing
 
 
 @click.command("calibrate", epilog="Example: planner calibrate --quick")
@@ -27,21 +22,10 @@ def command(*, quick: bool, from_builds: bool, as_json: bool) -> None:
 
 
 def _measure(*, quick: bool, as_json: bool) -> None:
-    from planner.calibration import measure, save  # noqa: PLC0415, help needs none of it
+    from planner.calibration import measure, report, save  # noqa: PLC0415, help needs none of it
 
     found = measure(quick=quick)
-    path = save(found)
-    if as_json:
-        print_json(path=str(path), calibration=found.model_dump(mode="json"))
-        return
-    show(found.timings)
-    click.echo(f"hardware 'local' in {path}")
-
-
-def show(timings: "tuple[Timing, ...]") -> None:
-    for timing in timings:
-        scale = f"{timing.rate / 1e9:10.1f} G{'flop' if timing.unit == 'flops' else 'B'}/s"
-        click.echo(f"{timing.name:<52}{timing.seconds * 1e3:10.2f} ms{scale}")
+    report(found, save(found), as_json=as_json)
 
 
 def _learn(*, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from planner.cost.sites import Sites, TargetSet, model_lengths, owns, sites, tar
 from planner.cost.trace import FLOAT_BYTES, SiteCost, declared_cost, linear_cost
 from planner.method import Method, Scope
 
-__all__ = ["AdapterCost", "TargetSet", "adapter_cost", "lora_rank", "target_set"]
+__all__ = ["AdapterCost", "TargetSet", "adapter_cost", "lora_rank", "misfit", "target_set"]
 
 DIRECTORY_BYTES = 12 * 8
 """One site's entry in a row's directory: twelve 64-bit integers."""
@@ -128,6 +128,15 @@ def lora_rank(
     lengths = model_lengths(method, rank, targets, shape)
     ranks = (method.converts_to.rank(at.lengths) for at in sites("target", lengths, targets, shape))
     return max(ranks, default=None)
+
+
+def misfit(method: Method, rank: int | None, targets: TargetSet, shape: Architecture) -> str | None:
+    """Why some target cannot be adapted at that size, or None."""
+    if method.misfit is None:
+        return None
+    lengths = model_lengths(method, rank, targets, shape)
+    reasons = (method.misfit(at.lengths) for at in sites("target", lengths, targets, shape))
+    return next((reason for reason in reasons if reason), None)
 
 
 def _costs(method: Method, places: Places) -> list[tuple[SiteCost, Sites]]:

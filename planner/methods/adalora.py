@@ -1,4 +1,4 @@
-"""AdaLoRA (Zhang et al., 2023, arXiv 2303.10512): y += c B (E * (A x)), entries of E pruned.
+"""AdaLoRA (Zhang et al., 2023, arXiv 2303.10512): y += c B ((E * A) x), entries of E pruned.
 
 The rank is the one that training starts with; a schedule sets the least important entries of E
 to zero until the budget, two thirds of it by default, is met. An orthogonality loss is added.
@@ -13,8 +13,8 @@ from planner.update import LowRank, Tensor, Update
 
 
 def update(tensors: Mapping[str, Tensor], site: Site) -> Update:
-    singular = tensors["lora_E"].reshape(-1)
-    return (LowRank(tensors["lora_A"], site.scaling * tensors["lora_B"], latent_scale=singular),)
+    scaled = tensors["lora_E"] * tensors["lora_A"]
+    return (LowRank(scaled, site.scaling * tensors["lora_B"]),)
 
 
 METHOD = replace(

@@ -11,13 +11,15 @@ FACTORS = 1
 
 def cost(d: Dimensions) -> Cost:
     width, out = d["in"], d["out"]
-    # PEFT forms the rotation [in, in] of every factor and rotates W in every pass.
+    # PEFT forms the rotation [in, in], its blocks and permutations, in every pass.
     return Cost(
+        multiplications=width**2 + out,
+        saved_elements=out,
         saves_input=True,
         row_elements=FACTORS * width * d["block_size"] + out,
-        pass_multiplications=2 * FACTORS * width**3 + width**2 * out + width * out,
-        pass_elements=3 * FACTORS * width**2 + 2 * width * out,
-        workspace_elements=width**2,
+        pass_multiplications=3 * FACTORS * width**3,
+        pass_elements=2 * FACTORS * width**2,
+        workspace_elements=2 * FACTORS * width**2,
     )
 
 

@@ -12,12 +12,11 @@ def cost(d: Dimensions) -> Cost:
     size = d["block_size"]
     products = 2 * d["in"] * d["out"] // size
     transforms = round(2 * (d["in"] + d["out"]) * log2(size))
-    # The spectra of the blocks of x are kept.
+    # PEFT keeps x and transforms it again for the gradients.
     return Cost(
         multiplications=products + transforms,
-        saved_elements=d["in"],
+        saves_input=True,
         pass_multiplications=round(2 * d["in"] * d["out"] / size * log2(size)),
-        pass_elements=2 * d["in"] * d["out"] // size,
     )
 
 

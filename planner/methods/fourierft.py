@@ -15,7 +15,7 @@ def cost(d: Dimensions) -> Cost:
         multiplications=dense,
         saves_input=True,
         pass_multiplications=round(2 * dense * log2(dense)),
-        pass_elements=dense,
+        pass_elements=dense + 4 * d["frequencies"],
         workspace_elements=4 * dense,
     )
 

@@ -9,12 +9,12 @@ from planner.method import SAME_RANK, Cost, Dimensions, Method, TensorSpec
 
 def cost(d: Dimensions) -> Cost:
     rank, width = d["rank"], d["in"]
+    # PEFT multiplies the reflections out to a matrix [in, in], and W by it, in every pass.
     return Cost(
-        multiplications=2 * rank * width + rank**2,
-        saved_elements=2 * rank,
         saves_input=True,
-        pass_multiplications=rank**2 * width,
-        pass_elements=rank * width,
+        pass_multiplications=2 * rank * width**2 + width**3 + width**2 * d["out"],
+        pass_elements=(rank + 1) * width**2 + width * d["out"],
+        workspace_elements=2 * width**2,
     )
 
 

@@ -14,11 +14,13 @@ def pairs(d: Dimensions) -> int:
 
 def cost(d: Dimensions) -> Cost:
     width = d["rank"] * pairs(d)
-    # PEFT multiplies x by all pairs side by side, the narrow side of them scaled in every pass.
+    wide = d["in"] > d["out"]
+    # PEFT multiplies x by all pairs side by side and scales their narrow factor in every pass; only
+    # that factor is trained, so only what it is applied to is kept.
     return Cost(
         multiplications=width * (d["in"] + d["out"]),
-        saved_elements=width,
-        saves_input=True,
+        saved_elements=width if wide else 0,
+        saves_input=not wide,
         pass_multiplications=2 * width * d["narrow"],
         pass_elements=width * d["narrow"],
     )

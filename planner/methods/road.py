@@ -9,7 +9,10 @@ GROUP = 64
 
 
 def cost(d: Dimensions) -> Cost:
-    return Cost(multiplications=2 * d["out"], saved_elements=d["out"], row_elements=2 * d["out"])
+    # The output of the base and its rotated half are kept.
+    return Cost(
+        multiplications=2 * d["out"], saved_elements=2 * d["out"], row_elements=2 * d["out"]
+    )
 
 
 def misfit(d: Dimensions) -> str | None:

@@ -11,13 +11,13 @@ LENGTH = 256
 
 def cost(d: Dimensions) -> Cost:
     pair = d["rank"] * (d["in"] + d["out"])
-    # A and B are formed from the bank in every pass and kept.
+    # A and B are formed from the bank in every pass; the two vectors of each stretch are kept too.
     return Cost(
         multiplications=pair,
         saved_elements=d["rank"],
         saves_input=True,
         pass_multiplications=2 * pair,
-        pass_elements=pair,
+        pass_elements=3 * pair,
     )
 
 

@@ -1,6 +1,12 @@
 """Expected quality of method, rank, targets and format, with its band and its evidence."""
 
-from planner.quality.causes import BITS_PER_PARAMETER, BITS_PER_TOKEN, REFERENCE, data_bits
+from planner.quality.causes import (
+    BITS_PER_PARAMETER,
+    BITS_PER_TOKEN,
+    LABEL_FAMILIES,
+    REFERENCE,
+    data_bits,
+)
 from planner.quality.expected import (
     NOISE_POINTS,
     NOTHING,
@@ -15,6 +21,7 @@ from planner.quality.expected import (
     noise,
     rank_quality,
     serving_quality,
+    steps_share,
     target_quality,
     unranked,
 )
@@ -22,6 +29,7 @@ from planner.quality.expected import (
 __all__ = [
     "BITS_PER_PARAMETER",
     "BITS_PER_TOKEN",
+    "LABEL_FAMILIES",
     "NOISE_POINTS",
     "NOTHING",
     "REFERENCE",
@@ -37,6 +45,7 @@ __all__ = [
     "noise",
     "rank_quality",
     "serving_quality",
+    "steps_share",
     "target_quality",
     "unranked",
 ]

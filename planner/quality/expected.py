@@ -12,10 +12,9 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from planner.quality.causes import (
-    LABEL_FAMILIES,
     few,
     scale,
     sensitivity,
@@ -33,6 +32,12 @@ FAST_POINTS = 0.3
 REQUANTISED_POINTS = 0.5
 TARGET_POINTS = {"attention": -1.5, "mlp": -0.3}
 """Adapters on these alone against all linears at equal parameters (claim-targets)."""
+
+PUBLISHED_STEPS = {"lora_plus": 0.5}
+"""To LoRA's loss, as a share of LoRA's, at best and by the method's authors (claim-convergence)."""
+BELIEVED_SHARE = 0.5
+"""Of a gain that only its authors report; others' tables leave 0.15 of DoRA's, 0.5 of PiSSA's, 0.8
+of C3A's and none of RandLoRA's."""
 
 Estimate = tuple[float, float]
 """Points and their standard deviation."""
@@ -55,13 +60,13 @@ class Study(TypedDict):
 class MethodEffects(TypedDict):
     """Points at a score of 50: by family, per tenfold fewer examples, and per tenfold of size.
 
-    `rate` is what the default learning rate may cost.
+    `rate` is what the default learning rate may cost; only prompts have a `scale`.
     """
 
     rate: float
     effects: dict[str, Estimate]
     few: Estimate
-    scale: Estimate
+    scale: NotRequired[Estimate]
 
 
 class Summary(TypedDict):
@@ -133,16 +138,18 @@ def method_quality(
     found = summary()["methods"].get(name)
     if found is None:
         return None
-    terms = (
-        (1.0, found["effects"][family]),
-        (few(examples), found["few"]),
-        (scale(parameters / 1e9), found["scale"]),
-        (1.0, (0.0, found["rate"])),
-    )
+    terms: list[tuple[float, Estimate]] = [(1.0, found["effects"][family])]
+    terms.append((1.0, (0.0, found["rate"])))
+    cited = [*cited_studies(name, family), "claim-rates"]
+    if scarcity := few(examples):
+        terms.append((scarcity, found["few"]))
+        cited.append("claim-few")
+    if "scale" in found:
+        terms.append((scale(parameters / 1e9), found["scale"]))
+        cited.append("claim-prompt-scale")
     points = sum(weight * mean for weight, (mean, _) in terms)
     half_width = math.hypot(*(weight * width for weight, (_, width) in terms))
-    cited = cited_studies(name, family)
-    return Quality(fade(family) * points, fade(family) * half_width, (*cited, "claim-rates"))
+    return Quality(fade(family) * points, fade(family) * half_width, tuple(cited))
 
 
 def cited_studies(name: str, family: str) -> tuple[str, ...]:
@@ -179,20 +186,23 @@ def target_quality(roles: frozenset[str], *, adapts_all: bool) -> Quality:
     return Quality(lost, 0.5 * abs(lost), ("claim-targets",))
 
 
-def format_quality(family: str, format_: str, parameters: float) -> Quality:
+def format_quality(
+    family: str, format_: str, parameters: float, *, decoder: bool = True
+) -> Quality:
     """What a quantised base costs: the family's loss at 7e9, growing towards 135e6 parameters.
 
-    Encoders lose as little at any size (claim-nf4-encoder).
+    Encoders and encoder-decoders lose as little at any size (claim-nf4-encoder).
     """
     formats = summary()["formats"]
     if format_ not in formats:
         return NOTHING
     large, small = formats[format_][family], formats[f"{format_} small"][family]
-    share = 0.0 if family in LABEL_FAMILIES else smallness(parameters / 1e9)
+    share = smallness(parameters / 1e9) if decoder else 0.0
     points = large[0] + share * (small[0] - large[0])
     half_width = math.hypot((1.0 - share) * large[1], share * small[1])
-    cited = "claim-nf4-encoder" if family in LABEL_FAMILIES else "claim-nf4-large"
-    ids = (cited, "claim-nf4-small") if share else (cited,)
+    ids = ("claim-nf4-large", "claim-nf4-small") if share else ("claim-nf4-large",)
+    if not decoder:
+        ids = ("claim-nf4-encoder",)
     return Quality(fade(family) * points, fade(family) * half_width, ids)
 
 
@@ -204,6 +214,11 @@ def serving_quality(format_: str, export: str, precision: str) -> Quality:
     if export == "merged" and format_ == "nf4":
         found = found + Quality(-REQUANTISED_POINTS, REQUANTISED_POINTS)
     return found
+
+
+def steps_share(name: str) -> float:
+    """Expected steps to LoRA's quality as a share of LoRA's; 1 where nothing was published."""
+    return 1.0 - BELIEVED_SHARE * (1.0 - PUBLISHED_STEPS.get(name, 1.0))
 
 
 def noise() -> Quality:

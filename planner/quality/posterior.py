@@ -21,7 +21,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from planner.quality.causes import (
     LARGE_PROMPTED_B,
@@ -34,6 +34,7 @@ from planner.quality.causes import (
 )
 from planner.quality.expected import EVIDENCE
 from planner.quality.rows import Evidence, Row, published, run_variance
+from planner.spec import Family
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,21 +47,21 @@ WIDTHS = {"low rank": (1.0, 1.0), "prompt": (8.0, 4.0), "full": (2.0, 2.0)}
 (claim-tuned); the other classes are less alike."""
 OTHER_WIDTHS = (3.0, 2.0)
 PRIORS: dict[str, tuple[float, float]] = {
-    "family": (0.0, 1.0),
-    "inflation": (0.0, 3.0),
-    "author": (0.0, 1.5),
-    "low rate": (0.0, 3.0),
-    "capacity": (1.0, 1.0),
+    "family": (0.0, 1.0),  # of a method, from one family of tasks to the next
+    "inflation": (0.0, 3.0),  # of results that authors report on their own method
+    "author": (0.0, 1.5),  # the same, from one author to the next
+    "low rate": (0.0, 3.0),  # what a rate below LoRA's best does for a method
+    "capacity": (1.0, 1.0),  # lost for each doubling of parameters that is missing
     "capacity family": (0.0, 1.0),
     "capacity source": (0.0, 1.0),
-    "few": (0.0, 1.5),
+    "few": (0.0, 1.5),  # of a class, for each tenfold of examples that is missing
     "few method": (0.0, 1.0),
-    "scale": (0.0, 5.0),
-    "nf4": (1.0, 1.0),
+    "scale": (0.0, 5.0),  # of prompts, for each tenfold of the base's parameters
+    "nf4": (1.0, 1.0),  # lost at 7e9 parameters
     "nf4 family": (0.0, 1.0),
-    "fp4": (0.5, 1.0),
+    "fp4": (0.5, 1.0),  # lost beyond NF4
     "int8": (0.0, 0.5),
-    "small": (6.0, 6.0),
+    "small": (6.0, 6.0),  # lost to four bits at 135e6 parameters
 }
 """Mean and standard deviation, in points."""
 SPREAD = {"tuned": 1.0, "fixed": 3.0, "low": 3.0}
@@ -131,14 +132,15 @@ def causes(row: Row, classes: Mapping[str, str]) -> Terms:
 
 
 def circumstances(row: Row, classes: Mapping[str, str]) -> Terms:
-    """The unknowns that a row shares with its source: they widen, and predict nothing."""
+    """The unknowns of a row's source: estimated to be set aside when a build is predicted."""
     found: Terms = {("study", row.study, classes[row.method], row.rate): 1.0}
     found[("table", *row.table, row.rate, row.metric)] = 1.0
     if row.method != REFERENCE:
         found[("laboratory", row.source, row.rate)] = 1.0
     if row.shortage:
         found[("capacity source", row.source, row.family)] = -row.shortage
-    if row.rate == "low" and row.method != REFERENCE:
+    if row.rate == "low" and row.method not in (REFERENCE, "full"):
+        # Rates below LoRA's best are full fine-tuning's own.
         found[("low rate", row.method)] = 1.0
     if row.self_reported:
         found[("inflation",)] = float(row.self_reported)
@@ -218,7 +220,7 @@ def fit(rows: Iterable[Row], classes: Mapping[str, str]) -> Posterior:
     return Posterior(place, mean, covariance, classes)
 
 
-FAMILIES = ("instruction", "code", "math", "domain", "style", "classification", "image")
+FAMILIES: tuple[str, ...] = get_args(Family)
 Pair = list[float]
 
 
@@ -260,7 +262,7 @@ def estimates(found: Posterior, method: str) -> dict[str, object]:
     """A method's effect in each family, with few examples per tenfold, and by scale."""
     kind = found.classes[method]
     scarce: Terms = {("few", kind): 1.0, ("few method", method): 1.0}
-    return {
+    known: dict[str, object] = {
         "class": kind,
         "rate": rate_points(kind),
         "effects": {
@@ -268,8 +270,10 @@ def estimates(found: Posterior, method: str) -> dict[str, object]:
             for f in FAMILIES
         },
         "few": rounded(found.expect(scarce)),
-        "scale": rounded(found.expect({("scale",): 1.0})) if kind == "prompt" else [0.0, 0.0],
     }
+    if kind == "prompt":
+        known["scale"] = rounded(found.expect({("scale",): 1.0}))
+    return known
 
 
 def studies(evidence: Evidence) -> list[dict[str, object]]:

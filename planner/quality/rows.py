@@ -1,4 +1,7 @@
-"""The published differences: one row is one method against a reference in the same table."""
+"""The published differences: one row is one method against a reference in the same table.
+
+To add one, append it to planner/evidence/rows.json and run `python -m planner.quality.posterior`.
+"""
 
 import json
 from collections import Counter

@@ -78,7 +78,7 @@ def test_schema_prints_a_json_schema(name: str) -> None:
     [
         ("methods", "lora           LoRA               arXiv:2106.09685  yes"),
         ("models", "llama-3.1-8b        Llama 3.1 8B"),
-        ("hardware", "l40s                NVIDIA L40S"),
+        ("hardware", f"l40s{44.988:>29.4g}{864:>9}"),
     ],
 )
 def test_listings(command: str, line: str) -> None:

@@ -1,6 +1,9 @@
 """Times against arithmetic written out here, and the shape of what they depend on."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +14,10 @@ from planner.cost import rates
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
 from planner.cost.latency import (
     ADAMW_PASSES,
+    CAPTURED,
     EAGER,
     EAGER_SERVER,
     ENGINES,
-    FUSED,
     Served,
     Work,
     cost_usd,
@@ -151,7 +154,7 @@ def test_the_host_is_hidden_where_it_works_ahead() -> None:
     step = per_token(SHAPE, lora(16), UNMERGED._replace(engine=EAGER), LOAD)
     assert seconds(step) == step.host_seconds
     served = per_token(SHAPE, lora(16), UNMERGED._replace(engine=EAGER_SERVER), LOAD)
-    assert seconds(served) > served.host_seconds > 10 * FUSED.seconds_per_kernel * SHAPE.layers
+    assert seconds(served) > served.host_seconds > 10 * CAPTURED.seconds_per_kernel * SHAPE.layers
 
 
 def test_fast_products_run_at_the_int8_rate() -> None:
@@ -193,6 +196,23 @@ def test_experts_that_no_token_reaches_are_not_streamed() -> None:
     one = per_token(shape, none, UNMERGED, LOAD)
     many = per_token(shape, none, UNMERGED, LOAD._replace(sequences=1000))
     assert many.bytes_moved - one.bytes_moved == pytest.approx(2 * shape.idle_parameters)
+
+
+def test_published_times_are_near() -> None:
+    """S-LoRA's serving, LitGPT's decoding, PEFT's training: the script fails beyond its bars."""
+    script = Path(__file__).parents[1] / "bench" / "bench_time.py"
+    subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
+
+
+def test_served_columns_give_what_numbers_give() -> None:
+    costs = [lora(rank) for rank in (4, 16, 64)]
+    columns = AdapterCost(*(np.array(column) for column in zip(*costs, strict=True)))
+    missing = UNMERGED._replace(miss_rate=0.5, engine=ENGINES["vllm"])
+    for measured in (first_token, per_token):
+        together = measured(SHAPE, columns, missing, LOAD).seconds(MEASURED, "bf16")
+        alone = [seconds(measured(SHAPE, cost, missing, LOAD)) for cost in costs]
+        assert together == pytest.approx(alone)
+        assert alone == sorted(alone)
 
 
 def test_columns_give_what_numbers_give() -> None:

@@ -25,9 +25,20 @@ from planner import catalog
 from planner.architecture import Architecture, architecture
 from planner.candidates import adapted, select
 from planner.cli import main
-from planner.cost.adapter import AdapterCost, adapter_cost, lora_rank, target_set
+from planner.cost.adapter import AdapterCost, adapter_cost, lora_rank, misfit, target_set
+from planner.cost.trace import linear_cost
 from planner.errors import UsageError
-from planner.method import Method, TensorSpec, buildable, buildable_method, method, methods
+from planner.method import (
+    Method,
+    Target,
+    TensorSpec,
+    buildable,
+    buildable_method,
+    method,
+    methods,
+    model_dimensions,
+    target_dimensions,
+)
 
 # PEFT warns of sizes it adjusts, of models without biases and of its own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -293,6 +304,53 @@ def test_what_is_served_unmerged_has_a_row(name: str) -> None:
         assert (row > 0) == ("unmerged" in found.serves)
 
 
+class OneLinear(nn.Module):
+    def __init__(self, out: int, in_: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_, out, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+def kept(model: nn.Module, tokens: int, width: int) -> tuple[bool, int]:
+    """Whether the backward pass keeps the input, and elements of everything else but parameters."""
+    x = torch.randn(tokens, width, requires_grad=True)
+    held: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_sparse:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(x)
+    for tensor in (*model.parameters(), *model.buffers()):
+        held.pop(tensor.untyped_storage().data_ptr(), None)
+    saves_input = held.pop(x.untyped_storage().data_ptr(), None) is not None
+    return saves_input, sum(held.values())
+
+
+@pytest.mark.parametrize(("out", "in_"), [(256, 512), (512, 256)])
+@pytest.mark.parametrize("name", [name for name in PEFT if method(name).targets])
+def test_what_a_linear_keeps_is_what_peft_keeps(name: str, out: int, in_: int) -> None:
+    """Per token exactly; per pass to six numbers for each trained one, which are copies of it."""
+    found = method(name)
+    size = found.ranks[0] if found.ranks else 0
+    torch.manual_seed(0)
+    model = peft.get_peft_model(OneLinear(out, in_), PEFT[name](size, ["linear"]))
+    (input_kept, few), (_, many) = kept(model, 64, in_), kept(model, 128, in_)
+    target = Target("linear", "attention.key", out, in_)
+    lengths = target_dimensions(target, size) | model_dimensions((target,)) | {found.size: size}
+    cost = linear_cost(found, target, lengths)
+    assert (cost.saves_input, cost.saved_elements) == (input_kept, (many - few) // 64)
+    # PEFT sends the identity [in, in] through DoRA's pair for the norm; the compiler does not.
+    dense = in_**2 if name == "dora" else 0
+    per_pass = few - 64 * cost.saved_elements
+    assert abs(per_pass - cost.pass_elements - dense) <= 6 * trained(model)
+
+
 def test_prompts_lengthen_the_input_and_prefixes_the_cache() -> None:
     shape = catalog.model("llama-3.1-8b").architecture
     prompt, prefix = cost_of("prompt_tuning", 20, shape), cost_of("prefix_tuning", 20, shape)
@@ -314,22 +372,23 @@ def test_what_is_frozen_or_summed_keeps_no_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "reason"),
+    ("name", "size", "reason", "fitting"),
     [
-        ("vb_lora", 4, "its side 576 is no multiple of 256"),
-        ("c3a", 256, "blocks of 256 do not fill its side 576"),
-        ("shira", 512, "are more than the 331776 of its weight"),
-        ("boft", 5, "blocks of 5 do not fill its width 576"),
-        ("hra", 3, "an odd number of reflections"),
-        ("miss", 1024, "rank 1024 is more than its width 576"),
+        ("vb_lora", 4, "its side 576 is no multiple of 256", None),
+        ("c3a", 256, "blocks of 256 do not fill its side 576", 64),
+        ("shira", 512, "are more than the 331776 of its weight", 64),
+        ("boft", 5, "blocks of 5 do not fill its width 576", 4),
+        ("hra", 3, "an odd number of reflections", 4),
+        ("miss", 1024, "rank 1024 is more than its width 576", 64),
     ],
 )
-def test_targets_that_a_size_does_not_fit_are_named(name: str, size: int, reason: str) -> None:
-    found = method(name)
-    misfit = found.misfit
-    assert misfit is not None
-    square = {"out": 576, "in": 576, found.size: size}
-    assert reason in (misfit(square) or "")
+def test_targets_that_a_size_does_not_fit_are_named(
+    name: str, size: int, reason: str, fitting: int | None
+) -> None:
+    shape = catalog.model("smollm2-135m").architecture
+    queries = target_set(select(("attention.query",), shape))
+    assert reason in (misfit(method(name), size, queries, shape) or "")
+    assert fitting is None or misfit(method(name), fitting, queries, shape) is None
 
 
 def test_the_file_of_a_method_is_called_as_it_is() -> None:

@@ -17,6 +17,7 @@ from planner.quality import (
     method_quality,
     noise,
     rank_quality,
+    steps_share,
     target_quality,
     unranked,
 )
@@ -147,7 +148,7 @@ def test_a_quantised_base_gains_nothing_and_small_ones_lose_more(family: str, fo
 
 def test_four_bits_on_a_small_decoder_lose_more_than_a_tie() -> None:
     assert format_quality("instruction", "nf4", 135e6).points < -2 * TIE_POINTS
-    assert format_quality("classification", "nf4", 22e6).points > -1.0
+    assert format_quality("instruction", "nf4", 80e6, decoder=False).points > -1.0
 
 
 def test_variants_of_lora_tie_with_it_and_prompts_do_not() -> None:
@@ -230,6 +231,12 @@ def test_no_rows_leave_the_prior() -> None:
 def test_published_gains_are_inflated() -> None:
     inflation, width = summary()["inflation"]
     assert inflation > 2 * width > 0
+
+
+def test_a_faster_start_is_half_believed() -> None:
+    assert steps_share("lora_plus") == 0.75
+    assert steps_share("lora") == steps_share("ia3") == 1.0
+    assert "claim-convergence" in claims()
 
 
 def test_reference_run_is_subtracted_from_the_other_reference() -> None:

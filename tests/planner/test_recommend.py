@@ -6,6 +6,7 @@ from planner import Plan, Spec, catalog, recommend
 from planner.documents import load_spec
 from planner.errors import InfeasibleError
 from planner.evaluate import search
+from planner.plan import BUILT_TASKS
 from planner.quality import TIE_POINTS, claims, evidence
 from planner.relaxations import nearest
 from planner.resolve import GIB, resolve
@@ -17,7 +18,8 @@ FEASIBLE = [name for name in catalog.names("examples") if not name.startswith("i
 
 
 def plan_of(name: str, *overrides: str) -> Plan:
-    return recommend(load_spec(EXAMPLES / f"{name}.json", overrides))
+    spec = load_spec(EXAMPLES / f"{name}.json", overrides)
+    return recommend(spec, unbuildable=spec.task not in BUILT_TASKS)
 
 
 def test_demo_is_plain_lora_on_an_fp32_base() -> None:
@@ -28,7 +30,7 @@ def test_demo_is_plain_lora_on_an_fp32_base() -> None:
     assert (chosen.batch_size, chosen.gradient_accumulation) == (8, 1)
     assert chosen.sequence_length <= 256
     assert 2e-4 <= chosen.learning_rate <= 1e-3
-    assert plan.training.max_steps == 36
+    assert plan.training.max_steps == 32
 
 
 def test_a_small_serving_budget_leads_the_demo_to_nf4() -> None:
@@ -93,7 +95,7 @@ def test_every_method_not_chosen_is_accounted_for(name: str) -> None:
     text = " ".join(r.candidate for r in plan.rejections)
     for other in ("lora", "dora", "vera", "ia3", "full"):
         assert other == plan.candidate.method or other in text
-    assert len(plan.rejections) < 40
+    assert len(plan.rejections) < 60
     assert all(r.reason.startswith("Because ") for r in plan.rejections)
 
 
