@@ -8,6 +8,7 @@ log-sum-exp. What the adapters keep comes from their declarations (planner.cost.
 from typing import NamedTuple
 
 from planner.architecture import Architecture
+from planner.cost.elementwise import where
 from planner.cost.framework import Framework
 
 FP32 = 4
@@ -38,7 +39,7 @@ def block_bytes(shape: Architecture, run: Pass) -> float:
 
 
 def attention_bytes(shape: Architecture, run: Pass) -> float:
-    return _attention(shape, run) + _scores(shape, run)
+    return _attention(shape, run) + _scores(shape, run) + _mask(shape, run)
 
 
 def outside_bytes(shape: Architecture, run: Pass) -> float:
@@ -88,6 +89,21 @@ def _scores(shape: Architecture, run: Pass) -> float:
         return 0.0
     copy = run.element if run.element != FP32 else 0
     return (FP32 + copy) * shape.heads * run.sequence_length
+
+
+def _mask(shape: Architecture, run: Pass) -> float:
+    """Every attention keeps its mask in the arithmetic's type, which all heads share; a causal
+    triangle and an image need none, a sliding window does where it is shorter than the sequence.
+    """
+    if run.attention != "flash" or not shape.vocab:
+        return 0.0
+    row = run.element * run.sequence_length
+    if shape.kind != "decoder":
+        return row
+    if not shape.sliding_window:
+        return 0.0
+    share = shape.sliding_layers / shape.layers
+    return where(run.sequence_length > shape.sliding_window, row * share, 0.0)
 
 
 def mlp_bytes(shape: Architecture, run: Pass) -> float:

@@ -23,7 +23,7 @@ from planner.cost.activations import (
     outside_bytes,
 )
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import larger
+from planner.cost.elementwise import larger, where
 from planner.cost.framework import PARETUNE, PEFT, Framework
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
 from planner.method import Method
@@ -161,7 +161,9 @@ def _backward_bytes(shape: Architecture, adapter: AdapterCost, step: Step, kept:
     whole = kept.whole + kept.recomputed
     dequantised = whole + stream + _workspace_bytes(shape, adapter, step)
     output = stream if step.checkpointing == "block" else 0.0
-    flowing = whole - output - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, step)
+    flowing = (
+        whole - output - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, adapter, step)
+    )
     return larger(norm, larger(dequantised, flowing))
 
 
@@ -302,9 +304,16 @@ def _inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float
     return step.tokens * adapter.inner_inputs * step.element / blocks(shape)
 
 
-def _flowing_bytes(shape: Architecture, step: Step) -> float:
-    """Gradients in an MLP: of the residual, of the product and of its factors."""
-    width = (3 if shape.gated else 2) * shape.active_intermediate
+def _flowing_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    """Gradients in an MLP: of the residual, of the product and of its factors; without a gate, of
+    an adapter's scale before it is summed over tokens.
+    """
+    tensors: float = 3
+    if not shape.gated:
+        # Scales keep outputs, which latents are narrower than.
+        scales = adapter.saved_elements - adapter.shared_inputs >= shape.hidden * blocks(shape)
+        tensors = where(scales, 3, 2)
+    width = tensors * shape.active_intermediate
     return step.tokens * step.element * (shape.hidden + width)
 
 
@@ -358,7 +367,7 @@ def _end_bytes(
     """At the end of the backward pass, besides all gradients: in the first block, which lacks its
     own and the embedding's yet, or in the embedding, whose gradient is cast or added to the head's.
     """
-    flowing = block - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, step)
+    flowing = block - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, adapter, step)
     if not step.method.trains_base:
         return flowing
     embedding = shape.vocab * shape.hidden
