@@ -20,10 +20,11 @@ from compiler.dataset import Dataset, read_datasets
 from compiler.export.assemble import assemble
 from compiler.graph import Graph
 from compiler.manifest import Manifest
+from compiler.measured import record
 from compiler.request import Request
 from compiler.tokenizer import FILES as TEXTS
 from compiler.tokenizer import load as load_tokenizer
-from compiler.train import Job, report, train
+from compiler.train import Job, Trained, report, train
 from compiler.training_graph import start, training_graph
 from compiler.workspace import (
     Workspace,
@@ -36,8 +37,8 @@ from compiler.workspace import (
 )
 from planner.catalog import config_digest
 from planner.errors import DriftError, ParetuneError, UsageError
-from planner.method import Method, method
-from planner.plan import Candidate, digest
+from planner.method import Method, buildable_method
+from planner.plan import BUILT_TASKS, Candidate, digest
 
 SPARE_LABELS = 16
 """Rows of a shared classification head: tenants with up to as many labels can join later."""
@@ -66,9 +67,11 @@ def build(request: Request, say: Say) -> Manifest:
         workspace = open_workspace(request.out, identity, restart=request.restart)
         with exclusively(workspace):
             base = _load(request, datasets, say)
-            trained = _train_all(request, base, base_digest, datasets, workspace, say)
+            runs: list[Trained] = []
+            trained = _train_all(request, base, base_digest, datasets, workspace, runs, say)
             manifest = assemble(request, base, base_digest, datasets, trained, say)
             workspace.remove()
+        record(plan, runs, say)
         return manifest
 
 
@@ -85,7 +88,9 @@ def _check(request: Request) -> None:
             f"'{request.model}' is a '{config.get('model_type')}' of config {found[:12]}",
             hint="make a plan from this model's config.json",
         )
-    chosen = method(plan.candidate.method)
+    if plan.task not in BUILT_TASKS:
+        raise UsageError(f"the compiler does not build the task '{plan.task}' yet")
+    chosen = buildable_method(plan.candidate.method)
     _check_candidate(plan.candidate, chosen)
     _check_length(plan.candidate.sequence_length, config)
     if plan.candidate.format not in chosen.formats:
@@ -173,9 +178,10 @@ def _train_all(
     base_digest: str,
     datasets: tuple[Dataset, ...],
     workspace: Workspace,
+    runs: list[Trained],
     say: Say,
 ) -> dict[str, adapters.Adapter]:
-    """Every tenant's adapter; those that are finished already are only read."""
+    """Every tenant's adapter; those that are finished already are only read, the rest in `runs`."""
     graph: Graph | None = None
     for dataset in datasets:
         for note in dataset.notes:
@@ -184,7 +190,7 @@ def _train_all(
             say(f"{dataset.tenant}: trained already")
             continue
         graph = graph or _compute_graph(request, base)
-        _train(request, base, base_digest, graph, dataset, workspace)
+        runs.append(_train(request, base, base_digest, graph, dataset, workspace))
     return {d.tenant: adapters.load(workspace.adapter(d.tenant)) for d in datasets}
 
 
@@ -205,7 +211,7 @@ def _train(
     graph: Graph,
     dataset: Dataset,
     workspace: Workspace,
-) -> None:
+) -> Trained:
     plan = request.plan
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     labels = len(dataset.labels) if dataset.labels else None
@@ -242,6 +248,7 @@ def _train(
     aside = path.with_suffix(".part")
     adapters.save(adapter, aside)
     aside.replace(path)
+    return trained
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compiler.adapter import Adapter, Floats, Template, check
 from compiler.peft_config import CONFIG, PeftConfig, read_config
 from planner.errors import IncompatibleError
-from planner.method import Method, Target, methods
+from planner.method import Method, Target, buildable
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
@@ -133,8 +133,8 @@ def _floats(name: str, entry: Mapping[str, object]) -> Floats:
 def _method(config: PeftConfig, side: SideManifest | None) -> Method:
     """What the configuration says, or the method that it says the same of and that wrote it."""
     found = config.method()
-    if side is not None and side.method in methods():
-        stated = methods()[side.method]
+    if side is not None and side.method in buildable():
+        stated = buildable()[side.method]
         return stated if stated.peft_config == found.peft_config else found
     return found
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from planner.errors import IncompatibleError
-from planner.method import ALL_LINEAR, Method, Target, methods
+from planner.method import ALL_LINEAR, Method, Target, buildable
 
 CONFIG = "adapter_config.json"
 
@@ -126,7 +126,7 @@ class PeftConfig(BaseModel):
         flags = {name: getattr(self, name) for name in type(self).model_fields}
         fitting = [
             record
-            for record in methods().values()
+            for record in buildable().values()
             if record.peft_config and record.peft_config.items() <= flags.items()
         ]
         return max(fitting, key=lambda record: len(record.peft_config or ()))

@@ -10,21 +10,43 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from planner.estimation import Case, Estimate, estimate
     from planner.plan import Candidate, Figure, Plan, Rejection, Training
     from planner.recommendation import recommend
     from planner.spec import Spec
+    from planner.tradeoffs import Frontier, dominance_graph, frontier
 
 _HOMES = {
     "Candidate": "planner.plan",
+    "Case": "planner.estimation",
+    "Estimate": "planner.estimation",
     "Figure": "planner.plan",
+    "Frontier": "planner.tradeoffs",
     "Plan": "planner.plan",
     "Rejection": "planner.plan",
     "Spec": "planner.spec",
     "Training": "planner.plan",
+    "dominance_graph": "planner.tradeoffs",
+    "estimate": "planner.estimation",
+    "frontier": "planner.tradeoffs",
     "recommend": "planner.recommendation",
 }
 
-__all__ = ["Candidate", "Figure", "Plan", "Rejection", "Spec", "Training", "recommend"]
+__all__ = [
+    "Candidate",
+    "Case",
+    "Estimate",
+    "Figure",
+    "Frontier",
+    "Plan",
+    "Rejection",
+    "Spec",
+    "Training",
+    "dominance_graph",
+    "estimate",
+    "frontier",
+    "recommend",
+]
 
 
 def __getattr__(name: str) -> object:

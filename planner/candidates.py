@@ -7,18 +7,30 @@ from itertools import product
 from typing import NamedTuple
 
 from planner.architecture import Architecture
-from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
+from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, misfit, target_set
 from planner.errors import UsageError
-from planner.method import ALL_LINEAR, MLP, ROLES, Method, Target, method, methods
+from planner.method import (
+    ALL_LINEAR,
+    MLP,
+    ROLES,
+    Method,
+    Target,
+    buildable,
+    buildable_method,
+    method,
+    methods,
+)
 from planner.quality import (
     UNKNOWN,
     Quality,
+    data_bits,
     format_quality,
     method_quality,
     noise,
     rank_quality,
     serving_quality,
     target_quality,
+    unranked,
 )
 from planner.resolve import Scenario, lacks_bf16
 from planner.runtime import RUNTIMES, refusal
@@ -36,8 +48,12 @@ class Adapter(NamedTuple):
     quality: Quality
 
     def describe(self) -> str:
-        rank = f" r{self.rank}" if self.rank else ""
-        where = "" if self.method.trains_base else f" on {'+'.join(self.targets)}"
+        rank = ""
+        if self.rank:
+            is_rank = self.method.size == "rank"
+            rank = f" r{self.rank}" if is_rank else f" {self.method.sized(self.rank)}"
+        everywhere = self.method.trains_base or not self.targets
+        where = "" if everywhere else f" on {'+'.join(self.targets)}"
         return f"{self.method.name}{rank}{where}"
 
 
@@ -61,27 +77,34 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def adapters(scenario: Scenario) -> Iterator[Adapter | Refusal]:
+def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapter | Refusal]:
     """Every method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
-    chosen = methods() if pinned.method is None else {pinned.method: method(pinned.method)}
     selected: dict[tuple[str, ...], TargetSet] = {}
-    for name, found in chosen.items():
-        quality = method_quality(name)
+    for name, found in _methods(pinned.method, unbuildable=unbuildable).items():
+        quality = method_quality(
+            name, scenario.family, scenario.architecture.parameters, scenario.examples
+        )
         if quality is None:
             if pinned.method is None:
-                yield Refusal(name, "evidence", "nothing published compares it with LoRA")
+                yield Refusal(name, "evidence", unranked(name))
                 continue
             quality = UNKNOWN
         for targets in _target_sets(found, scenario):
             if targets not in selected:
                 selected[targets] = target_set(select(targets, scenario.architecture))
             linears = adapted(found, selected[targets])
-            if not linears.kinds:
+            if found.targets and not linears.kinds:
                 yield Refusal(name, "targets", f"it adapts none of {', '.join(targets)}")
                 continue
             for rank in _ranks(found, scenario):
                 yield _adapter(scenario, found, rank, targets, linears, quality)
+
+
+def _methods(pinned: str | None, *, unbuildable: bool) -> dict[str, Method]:
+    if pinned is not None:
+        return {pinned: method(pinned) if unbuildable else buildable_method(pinned)}
+    return methods() if unbuildable else buildable()
 
 
 def _adapter(
@@ -92,16 +115,18 @@ def _adapter(
     linears: TargetSet,
     quality: Quality,
 ) -> Adapter | Refusal:
-    smallest = linears.smallest_side
-    if rank is not None and found.scaling is not None and rank > smallest:
-        reason = f"rank {rank} is more than the smallest side {smallest} of its targets"
+    if rank is not None and found.scaling is not None and rank > linears.smallest_side:
+        side = linears.smallest_side
+        reason = f"rank {rank} is more than the smallest side {side} of its targets"
         return Refusal(f"rank {rank}", "rank", reason)
-    cost = _cost(found.name, rank, linears)
+    unfit = misfit(found, rank, linears, scenario.architecture)
+    if unfit is not None:
+        return Refusal(f"{found.name} {rank}", "targets", unfit)
+    cost = _cost(found.name, rank, linears, scenario.architecture)
     quality = quality + rank_quality(
         scenario.family,
-        rank if found.scaling else None,
         cost.trainable_parameters,
-        scenario.data_tokens,
+        data_bits(scenario.family, scenario.examples, scenario.mean_tokens, scenario.labels),
         trains_base=found.trains_base,
     )
     whole = found.targets if found.targets != ALL_LINEAR else ("all-linear",)
@@ -110,9 +135,9 @@ def _adapter(
 
 
 @lru_cache(maxsize=4096)
-def _cost(name: str, rank: int | None, linears: TargetSet) -> AdapterCost:
+def _cost(name: str, rank: int | None, linears: TargetSet, shape: Architecture) -> AdapterCost:
     """Kept, because relaxing a spec searches the same adapters again."""
-    return adapter_cost(method(name), rank, linears)
+    return adapter_cost(method(name), rank, linears, shape)
 
 
 def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:
@@ -124,7 +149,7 @@ def _ranks(found: Method, scenario: Scenario) -> tuple[int | None, ...]:
 
 def _target_sets(found: Method, scenario: Scenario) -> tuple[tuple[str, ...], ...]:
     pinned = scenario.spec.pinned.targets
-    if pinned is not None and not found.trains_base:
+    if pinned is not None and found.targets and not found.trains_base:
         return (pinned,)
     present = {t.role for t in scenario.architecture.targets}
     if found.targets != ALL_LINEAR:
@@ -233,9 +258,9 @@ def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal |
     return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
 
 
-def quality(scenario: Scenario, adapter: Adapter, form: Form) -> Quality:
-    """Points against LoRA on all linears of a 16-bit base, with a half-width."""
-    found = adapter.quality + format_quality(
-        scenario.family, form.format, scenario.architecture.parameters
-    )
+def form_quality(scenario: Scenario, form: Form) -> Quality:
+    """Points that the form adds to its adapter's, and the noise of any measurement."""
+    shape = scenario.architecture
+    decoder = shape.kind == "decoder"
+    found = format_quality(scenario.family, form.format, shape.parameters, decoder=decoder)
     return found + serving_quality(form.format, form.export, form.precision) + noise()

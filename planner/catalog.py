@@ -70,11 +70,15 @@ def read_object(path: Path) -> Json:
 
 
 def hardware(choice: str | Hardware) -> Hardware:
-    """The device of that catalogue name, or the one given."""
+    """The device of that catalogue name, the one given, or as "local" the machine measured here."""
     if isinstance(choice, Hardware):
         return choice
+    if choice == "local":
+        from planner.calibration import local  # noqa: PLC0415, it reads through this module
+
+        return local()
     fields = entry("hardware", choice)
-    known = {name: fields[name] for name in Hardware.model_fields}
+    known = {name: fields[name] for name in Hardware.model_fields if name in fields}
     return Hardware.model_validate(known)
 
 

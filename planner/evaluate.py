@@ -1,39 +1,22 @@
 """A candidate's numbers and the constraints it breaks."""
 
-from itertools import product
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from planner.candidates import Adapter, Form, Refusal, adapters, forms, quality
-from planner.cost.latency import Served, first_token, per_token, training_step
-from planner.cost.memory import (
-    Load,
-    ServingMemory,
-    Step,
-    TrainingMemory,
-    serving_memory,
-    training_memory,
+from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
+from planner.cost.latency import (
+    ENGINES,
+    Served,
+    first_token,
+    miss_rate,
+    per_token,
+    throughput,
 )
+from planner.cost.memory import Load, ServingMemory, serving_memory
+from planner.cut import Micro, best_micro, compute_of, optimizer_of, required
 from planner.quality import Quality
-from planner.resolve import GIB, Scenario, lacks_bf16
+from planner.resolve import Scenario
 from planner.runtime import RUNTIMES
-from planner.spec import Hardware
-
-RESERVED_BYTES = {"gpu": 0.6 * GIB, "cpu": 0.5 * GIB}
-"""Of the device before the first tensor: context and libraries; assumed."""
-BATCHES = (64, 32, 16, 8, 4, 2, 1)
-
-
-class Micro(NamedTuple):
-    """How one optimizer step is cut into pieces, and what a piece costs."""
-
-    batch_size: int
-    gradient_accumulation: int
-    checkpointing: str
-    memory: TrainingMemory
-    required_bytes: float
-    step_seconds: float | None
-    least_required_bytes: float = 0.0
-    """Of the ways to cut the step, what the thriftiest needs."""
 
 
 class Violation(NamedTuple):
@@ -43,6 +26,17 @@ class Violation(NamedTuple):
     number: float
     limit: float
     unit: str
+
+
+class ServedCost(NamedTuple):
+    """Bytes and seconds of serving."""
+
+    memory: ServingMemory
+    required_bytes: float
+    first_token_seconds: float | None
+    per_token_seconds: float | None
+    tokens_per_second: float | None
+    storage_bytes: float
 
 
 class Evaluated(NamedTuple):
@@ -58,6 +52,7 @@ class Evaluated(NamedTuple):
     serving_required_bytes: float
     first_token_seconds: float | None
     per_token_seconds: float | None
+    tokens_per_second: float | None
     storage_bytes: float
     violations: tuple[Violation, ...]
 
@@ -76,122 +71,80 @@ class Search(NamedTuple):
         return tuple(c for c in self.candidates if not c.violations)
 
 
-def search(scenario: Scenario) -> Search:
+def search(scenario: Scenario, *, unbuildable: bool = False) -> Search:
     """Evaluate every candidate; of the ways to cut a step only the best is kept."""
-    found: list[Evaluated] = []
-    refusals: dict[Refusal, None] = {}
-    for adapter in adapters(scenario):
+    weighed = list(_weighed(scenario, unbuildable=unbuildable))
+    return Search(
+        candidates=tuple(each for each in weighed if isinstance(each, Evaluated)),
+        refusals=tuple(dict.fromkeys(each for each in weighed if isinstance(each, Refusal))),
+    )
+
+
+def is_feasible(scenario: Scenario) -> bool:
+    """Whether any candidate keeps every limit; ends with the first that does."""
+    weighed = _weighed(scenario, unbuildable=False)
+    return any(isinstance(each, Evaluated) and not each.violations for each in weighed)
+
+
+def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:
+    # LoRA, rsLoRA and LoRA+ cost the same, so what one of them needs is not asked again.
+    best: dict[tuple[object, ...], Micro] = {}
+    for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
-            refusals[adapter] = None
+            yield adapter
             continue
-        best: dict[str, Micro] = {}
+        alike = (adapter.cost, adapter.method.trains_base, optimizer_of(scenario, adapter))
         for form in forms(scenario, adapter):
             if isinstance(form, Refusal):
-                refusals[form] = None
+                yield form
                 continue
-            if form.format not in best:
-                best[form.format] = _best_micro(scenario, adapter, form.format)
-            found.append(evaluate(scenario, adapter, form, best[form.format]))
-    return Search(tuple(found), tuple(refusals))
-
-
-def compute_of(scenario: Scenario) -> str:
-    """The arithmetic of training."""
-    return scenario.spec.pinned.compute or ("fp32" if lacks_bf16(scenario.training) else "bf16")
-
-
-def optimizer_of(scenario: Scenario, adapter: Adapter) -> str:
-    """Pages of an optimizer need CUDA; elsewhere the plain one is used."""
-    return adapter.method.optimizer if scenario.training.kind == "gpu" else "adamw"
-
-
-def _cuts(scenario: Scenario) -> list[tuple[str, int, int]]:
-    """Checkpointing, batch size and accumulation of one step, the fastest first."""
-    pinned, whole = scenario.spec.pinned, scenario.effective_batch
-    modes = [pinned.checkpointing] if pinned.checkpointing else ["none", "block"]
-    sizes = [pinned.batch_size] if pinned.batch_size else [s for s in BATCHES if s <= whole]
-    return [
-        (mode, size, pinned.gradient_accumulation or -(-whole // size))
-        for mode, size in product(modes, sizes)
-    ]
-
-
-def _best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
-    """The first way to cut a step that fits; else the one that needs least."""
-    cuts = _cuts(scenario)
-    tried: list[Micro] = []
-    for cut in cuts:
-        micro = _micro(scenario, adapter, format_, cut)
-        tried.append(micro)
-        if micro.required_bytes <= scenario.training_budget_bytes:
-            tried.append(_micro(scenario, adapter, format_, cuts[-1]))
-            break
-    least = min(tried, key=lambda m: m.required_bytes)
-    best = micro if micro.required_bytes <= scenario.training_budget_bytes else least
-    return best._replace(least_required_bytes=least.required_bytes)
-
-
-def _micro(scenario: Scenario, adapter: Adapter, format_: str, cut: tuple[str, int, int]) -> Micro:
-    mode, batch, accumulation = cut
-    compute = compute_of(scenario)
-    step = Step(
-        method=adapter.method,
-        format=format_,
-        compute=compute,
-        optimizer=optimizer_of(scenario, adapter),
-        batch_size=batch,
-        sequence_length=scenario.sequence_length,
-        checkpointing=mode,
-        accumulates=accumulation > 1,
-        causal=scenario.causal,
-        labels=scenario.labels,
-    )
-    memory = training_memory(scenario.architecture, adapter.cost, step)
-    passes = (3.0 if adapter.method.trains_base else 2.0) + (mode == "block")
-    # Batches are padded to their own longest example, about twice the mean.
-    tokens = batch * accumulation * min(scenario.sequence_length, 2 * scenario.mean_tokens)
-    work = training_step(scenario.architecture, adapter.cost, tokens, passes)
-    return Micro(
-        batch_size=batch,
-        gradient_accumulation=accumulation,
-        checkpointing=mode,
-        memory=memory,
-        required_bytes=required(
-            memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training
-        ),
-        step_seconds=work.seconds(scenario.training, compute),
-    )
-
-
-def required(predicted_bytes: float, half_width_bytes: float, device: Hardware) -> float:
-    """What must be free: the top of the band, and what the device keeps for itself."""
-    return predicted_bytes + half_width_bytes + RESERVED_BYTES[device.kind]
+            if (*alike, form.format) not in best:
+                best[*alike, form.format] = best_micro(scenario, adapter, form.format)
+            yield evaluate(scenario, adapter, form, best[*alike, form.format])
 
 
 def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> Evaluated:
-    shape = scenario.architecture
-    load = load_of(scenario)
-    served = Served(form.format, form.export, form.precision)
-    serving = serving_memory(shape, adapter.cost, form.format, form.export, load)
-    device = scenario.serving
-    arithmetic = serving_compute(scenario)
-    reply = first_token(shape, adapter.cost, served, load).seconds(device, arithmetic)
-    decode = per_token(shape, adapter.cost, served, load).seconds(device, arithmetic)
-    needed = required(serving.total_bytes, serving.half_width_bytes, device)
-    decode = decode if scenario.causal else None
+    served = measure(scenario, adapter, form)
     return Evaluated(
         adapter=adapter,
         form=form,
         micro=micro,
         compute=compute_of(scenario),
         optimizer=optimizer_of(scenario, adapter),
-        quality=quality(scenario, adapter, form),
-        serving=serving,
-        serving_required_bytes=needed,
-        first_token_seconds=reply,
-        per_token_seconds=decode,
-        storage_bytes=_storage_bytes(scenario, adapter, form, serving),
-        violations=_violations(scenario, micro.required_bytes, needed, reply, decode),
+        quality=adapter.quality + form_quality(scenario, form),
+        serving=served.memory,
+        serving_required_bytes=served.required_bytes,
+        first_token_seconds=served.first_token_seconds,
+        per_token_seconds=served.per_token_seconds,
+        tokens_per_second=served.tokens_per_second,
+        storage_bytes=served.storage_bytes,
+        violations=_violations(scenario, micro.required_bytes, served),
+    )
+
+
+def measure(scenario: Scenario, adapter: Adapter, form: Form) -> ServedCost:
+    """What serving that form costs; the costs of `adapter` may be columns."""
+    shape, load, device = scenario.architecture, load_of(scenario), scenario.serving
+    served = Served(
+        form.format,
+        form.export,
+        form.precision,
+        ENGINES[scenario.spec.serving.runtime],
+        miss_rate(scenario.active_tenants, scenario.slots),
+    )
+    memory = serving_memory(shape, adapter.cost, form.format, form.export, load)
+    arithmetic = serving_compute(scenario)
+    prompt = first_token(shape, adapter.cost, served, load)
+    step = per_token(shape, adapter.cost, served, load)
+    answer = max(1, scenario.context_length - scenario.prompt_tokens)
+    rate = throughput(prompt, step, load, answer, device, arithmetic)
+    return ServedCost(
+        memory=memory,
+        required_bytes=required(memory.total_bytes, memory.half_width_bytes, device),
+        first_token_seconds=prompt.seconds(device, arithmetic),
+        per_token_seconds=step.seconds(device, arithmetic) if scenario.causal else None,
+        tokens_per_second=rate.tokens_per_second if rate and scenario.causal else None,
+        storage_bytes=_storage_bytes(scenario, adapter, form, memory),
     )
 
 
@@ -203,7 +156,8 @@ def serving_compute(scenario: Scenario) -> str:
 def load_of(scenario: Scenario) -> Load:
     limits = RUNTIMES[scenario.spec.serving.runtime]
     return Load(
-        sequences=scenario.active_tenants,
+        # Only tenants with a row in the bank can be in one batch.
+        sequences=scenario.slots,
         context_length=scenario.context_length,
         prompt_tokens=scenario.prompt_tokens,
         causal=scenario.causal,
@@ -218,22 +172,18 @@ def _storage_bytes(
     """On disk for all tenants: adapters beside one base, or a whole model each."""
     one_base = serving.weights_bytes
     if form.export == "merged":
-        return one_base / scenario.active_tenants * scenario.tenants
+        return one_base / scenario.slots * scenario.tenants
     return one_base + scenario.tenants * adapter.cost.stored_bytes + adapter.cost.shared_bytes
 
 
 def _violations(
-    scenario: Scenario,
-    training_bytes: float,
-    serving_bytes: float,
-    reply: float | None,
-    decode: float | None,
+    scenario: Scenario, training_bytes: float, served: ServedCost
 ) -> tuple[Violation, ...]:
     checks = (
         ("training memory", training_bytes, scenario.training_budget_bytes, "bytes"),
-        ("serving memory", serving_bytes, scenario.serving_budget_bytes, "bytes"),
-        ("first token", reply, scenario.first_token_seconds, "seconds"),
-        ("per token", decode, scenario.per_token_seconds, "seconds"),
+        ("serving memory", served.required_bytes, scenario.serving_budget_bytes, "bytes"),
+        ("first token", served.first_token_seconds, scenario.first_token_seconds, "seconds"),
+        ("per token", served.per_token_seconds, scenario.per_token_seconds, "seconds"),
     )
     return tuple(
         Violation(name, number, limit, unit)

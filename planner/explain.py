@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from planner.evaluate import Evaluated, Search, Violation
 from planner.pareto import Round, simplicity
 from planner.plan import Candidate
-from planner.quality import BITS_PER_PARAMETER, BITS_PER_TOKEN, TIE_POINTS
+from planner.quality import BITS_PER_PARAMETER, LABEL_FAMILIES, TIE_POINTS, data_bits
 from planner.resolve import Scenario
 from planner.units import amount, gib, many, points, seconds
 
@@ -73,14 +73,16 @@ def _criterion(step: Round) -> str:
 
 
 def _rank(scenario: Scenario, chosen: Evaluated) -> str:
-    tokens = scenario.data_tokens
-    brought = BITS_PER_TOKEN * tokens / 1e6
+    bits = data_bits(scenario.family, scenario.examples, scenario.mean_tokens, scenario.labels)
+    labelled = scenario.family in LABEL_FAMILIES
+    data = f"{scenario.examples:,} labels" if labelled else f"{scenario.data_tokens:,} tokens"
+    brought = bits / 1e6
     trained = chosen.adapter.cost.trainable_parameters
     held = BITS_PER_PARAMETER * trained / 1e6
     enough = "enough" if held >= brought else "less than the data brings"
     why = "the spec pins it" if scenario.spec.pinned.rank else f"that is {enough}"
     return (
-        f"Because {tokens:,} tokens bring about {brought:,.2f} Mbit, and {trained:,} trained "
+        f"Because {data} bring about {brought:,.2f} Mbit, and {trained:,} trained "
         f"parameters hold about {held:,.2f} Mbit, and {why}, so the rank is {chosen.adapter.rank}"
     )
 

@@ -1,13 +1,24 @@
 """The numbers of a plan, each with its evidence, its source and its band; units in the keys."""
 
-from planner.cost.latency import TIME_BAND
+from typing import TYPE_CHECKING
+
+from planner.cost import rates
+from planner.cost.latency import TIME_BAND, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND
+from planner.cost.reserved import reserved
 from planner.evaluate import Evaluated
+from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training
 from planner.resolve import Scenario
+from planner.spec import Hardware
 
+if TYPE_CHECKING:
+    from planner.calibration_builds import Correction
+
+RESERVED_SOURCE = "allocated, and what a caching allocator leaves idle (planner.cost.reserved)"
 MEMORY_SOURCE = "closed form over the model's shapes (planner.cost.memory)"
-TIME_SOURCE = "roofline with assumed achieved fractions (planner.cost.latency)"
+PRICE_SOURCE = "seconds at the hardware's price by the hour"
+UNPRICED_SOURCE = "the hardware's price by the hour, or the time, is unknown"
 UNKNOWN_SOURCE = "bandwidth or peak of the hardware is unknown"
 COUNT_SOURCE = "sum of the shapes the method declares"
 
@@ -16,20 +27,21 @@ def figures(
     scenario: Scenario, chosen: Evaluated, schedule: Training, examples_per_step: int
 ) -> dict[str, Figure]:
     memory, cost = chosen.micro.memory, chosen.adapter.cost
-    whole = scenario.architecture.parameters
-    trainable = whole if chosen.adapter.method.trains_base else cost.trainable_parameters
     found = {
         "training.peak_allocated_bytes": _bytes(
             memory.peak_allocated_bytes, memory.half_width_bytes
+        ),
+        "training.peak_reserved_bytes": _exact(
+            reserved(memory, scenario.training.kind).reserved_bytes, "assumed", RESERVED_SOURCE
         ),
         "training.required_bytes": _exact(
             chosen.micro.required_bytes, "assumed", "top of the band and what the device reserves"
         ),
     }
     found |= _parts("training", memory.parts())
-    found["training.step_seconds"] = _seconds(chosen.micro.step_seconds)
-    found["training.total_seconds"] = _total_seconds(scenario, chosen, schedule, examples_per_step)
-    found["trainable_parameters"] = _exact(trainable, "derived", COUNT_SOURCE)
+    total = _total_seconds(scenario, chosen, schedule, examples_per_step)
+    found |= _training_time(scenario, chosen.micro.step_seconds, total)
+    found["trainable_parameters"] = _exact(cost.trainable_parameters, "derived", COUNT_SOURCE)
     if not scenario.causal:
         head = scenario.labels * (scenario.architecture.hidden + 1)
         found["classifier_parameters"] = _exact(head, "derived", "labels x (width + 1)")
@@ -37,6 +49,43 @@ def figures(
     found |= _serving(scenario, chosen)
     found["quality.difference_points"] = _points(chosen)
     return found
+
+
+def _training_time(
+    scenario: Scenario, step: float | None, total: float | None
+) -> dict[str, Figure]:
+    """Corrected by what builds on this machine took, where enough of them are known."""
+    device = scenario.training
+    found = {}
+    for name, seconds in (("step_seconds", step), ("total_seconds", total)):
+        key = f"training.{name}"
+        found[key] = _seconds(seconds, device)
+        learned = _learned(key, scenario)
+        if learned is not None and seconds is not None:
+            found[f"training.uncorrected_{name}"] = found[key]
+            found[key] = _corrected(seconds, learned)
+    whole = found["training.total_seconds"]
+    price = cost_usd(whole.value, device)
+    found["training.cost_usd"] = _money(price, whole)
+    return found
+
+
+def _learned(key: str, scenario: Scenario) -> "Correction | None":
+    if not (home() / CORRECTIONS).is_file():
+        return None
+    from planner.calibration_builds import correction, hardware_key  # noqa: PLC0415
+
+    return correction(key, hardware_key(scenario.spec.training.hardware))
+
+
+def _corrected(seconds: float, learned: "Correction") -> Figure:
+    return Figure(
+        value=seconds * learned.factor,
+        evidence="measured",
+        source=f"{learned.builds} builds on this machine took {learned.factor:.2f} x the roofline",
+        low=seconds * learned.low,
+        high=seconds * learned.high,
+    )
 
 
 def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
@@ -53,21 +102,26 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
             cost.row_bytes, "derived", "parts of the update in the bank, 64-byte aligned"
         )
     found["storage.total_bytes"] = _bytes(chosen.storage_bytes, STORED_BAND * chosen.storage_bytes)
-    found["latency.first_token_seconds"] = _seconds(chosen.first_token_seconds)
+    found["latency.first_token_seconds"] = _seconds(chosen.first_token_seconds, scenario.serving)
     if scenario.causal:
-        found["latency.per_token_seconds"] = _seconds(chosen.per_token_seconds)
+        rate = chosen.tokens_per_second
+        found["latency.per_token_seconds"] = _seconds(chosen.per_token_seconds, scenario.serving)
+        found["latency.tokens_per_second"] = _seconds(rate, scenario.serving)
+        million = _seconds(None if rate is None else 1e6 / rate, scenario.serving)
+        price = cost_usd(million.value, scenario.serving)
+        found["serving.usd_per_million_tokens"] = _money(price, million)
     return found
 
 
 def _total_seconds(
     scenario: Scenario, chosen: Evaluated, schedule: Training, examples_per_step: int
-) -> Figure:
+) -> float | None:
     """One tenant's training."""
     step = chosen.micro.step_seconds
     if step is None:
-        return _seconds(None)
+        return None
     steps = -(-scenario.examples * schedule.epochs // examples_per_step)
-    return _seconds(step * (min(steps, schedule.max_steps) if schedule.max_steps else steps))
+    return step * (min(steps, schedule.max_steps) if schedule.max_steps else steps)
 
 
 LIVE_PARTS = ("activations_bytes", "logits_bytes", "workspace_bytes")
@@ -92,15 +146,30 @@ def _bytes(value: float, half_width: float) -> Figure:
     )
 
 
-def _seconds(value: float | None) -> Figure:
+def _seconds(value: float | None, device: Hardware) -> Figure:
+    """A time, or what a time decides."""
     if value is None:
         return Figure(value=None, evidence="assumed", source=UNKNOWN_SOURCE)
     return Figure(
         value=value,
-        evidence="assumed",
-        source=TIME_SOURCE,
+        evidence=rates.evidence(device),
+        source=f"{rates.source(device)} (planner.cost.latency)",
         low=value * (1 - TIME_BAND),
         high=value * (1 + TIME_BAND),
+    )
+
+
+def _money(price: float | None, time: Figure) -> Figure:
+    """As sure as the time that it is paid for."""
+    if price is None or not time.value:
+        return Figure(value=None, evidence="assumed", source=UNPRICED_SOURCE)
+    ratio = price / time.value
+    return Figure(
+        value=price,
+        evidence=time.evidence,
+        source=PRICE_SOURCE,
+        low=None if time.low is None else time.low * ratio,
+        high=None if time.high is None else time.high * ratio,
     )
 
 

@@ -1,19 +1,29 @@
 """A method is a record: the tensors it owns, the update they make, and what else it asks for."""
 
 import importlib
-import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import planner.methods
-from planner.errors import UsageError
+from planner.errors import ParetuneError, UsageError
 from planner.update import Tensor, Update
 
-Dimension = Literal["out", "in", "rank", "max_out", "max_in"] | int
+Dimensions = Mapping[str, int]
+"""Lengths by name.
+
+Of a target out, in, narrow and wide (the smaller and the larger of the two); of a norm width and
+bias (0 or 1); of all targets max_out, max_in, max_narrow, max_wide; of the model hidden, layers,
+blocks (of both stacks), heads, kv_heads, head_dim, kv (their product), intermediate, vocab, stacks
+(2 with an encoder and a decoder); of the method the size it is asked for, under its own name.
+"""
+Dimension = str | int | Callable[[Dimensions], int]
+Scope = Literal["target", "role", "norm", "layer", "model"]
+"""How often something occurs: per linear, once for all linears of one role and shape, per norm,
+per block, once."""
 
 ATTENTION = (
     "attention.query",
@@ -22,8 +32,10 @@ ATTENTION = (
     "attention.qkv",
     "attention.output",
 )
-MLP = ("mlp.gate", "mlp.up", "mlp.down")
-ROLES = (*ATTENTION, *MLP, "linear", "head", "classifier", "embedding")
+MLP = ("mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down")
+EXPERTS = ("experts.gate", "experts.up", "experts.down")
+"""Not among all linears: a model keeps its routed experts in one tensor, which is no linear."""
+ROLES = (*ATTENTION, *MLP, *EXPERTS, "router", "linear", "head", "classifier", "embedding")
 ALL_LINEAR = (*ATTENTION, *MLP, "linear")
 """Every linear but the output head and the classifier, as PEFT's "all-linear"."""
 
@@ -50,10 +62,11 @@ class Site:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor a method owns, once per target or once per model.
+    """A tensor a method owns, as often as its scope says.
 
     `initializer` names a rule of compiler/initializers; `seeded` tensors are regenerated from the
-    seed and need not be stored; `roles` limits the tensor to targets of those roles.
+    seed and need not be stored, `training_only` ones are used up in training; `roles` and `where`
+    limit the tensor to some sites, `share` to a fraction of them that only training finds.
     """
 
     name: str
@@ -61,41 +74,102 @@ class TensorSpec:
     initializer: str
     initial_value: float | None = None
     trainable: bool = True
-    scope: Literal["target", "model"] = "target"
+    scope: Scope = "target"
     seeded: bool = False
+    training_only: bool = False
     learning_rate_multiplier: float = 1.0
     roles: tuple[str, ...] | None = None
+    where: Callable[[Dimensions], bool] | None = None
+    share: float = 1.0
     peft_key: str | None = None
 
-    def resolve(self, dimensions: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(d if isinstance(d, int) else dimensions[d] for d in self.shape)
+    def resolve(self, dimensions: Dimensions) -> tuple[int, ...]:
+        return tuple(_length(dimension, dimensions) for dimension in self.shape)
+
+
+def _length(dimension: Dimension, dimensions: Dimensions) -> int:
+    if isinstance(dimension, int):
+        return dimension
+    return dimensions[dimension] if isinstance(dimension, str) else dimension(dimensions)
+
+
+class Cost(NamedTuple):
+    """Declared by a method that the algebra of updates cannot say, for one site, as PEFT does it.
+
+    Per token: multiplications, and elements kept for the backward pass besides the site's input.
+    Per pass, whatever the tokens: multiplications, elements kept for the backward pass, and those
+    live only while the site computes. `row_elements` is what a tenant brings when served unmerged;
+    None where it is the pair that the method converts to, or where there is no such form.
+    """
+
+    multiplications: int = 0
+    saved_elements: int = 0
+    saves_input: bool = False
+    row_elements: int | None = None
+    pass_multiplications: int = 0
+    pass_elements: int = 0
+    workspace_elements: int = 0
+
+
+class Conversion(NamedTuple):
+    """To plain LoRA, which every runtime loads: the pair's rank, and whether nothing is lost."""
+
+    rank: Callable[[Dimensions], int]
+    exact: bool = True
+
+
+SAME_RANK = Conversion(lambda d: d["rank"])
+TRUNCATED = Conversion(lambda d: min(64, d["narrow"]), exact=False)
+"""Singular vectors of the merged difference; 64 of them are a choice, not a bound."""
+
+
+def outside_the_algebra(tensors: Mapping[str, Tensor], site: Site) -> Update:
+    """The update of a method that declares its cost instead."""
+    raise ParetuneError(f"the update of '{site.target.name}' is outside the algebra of updates")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One PEFT method; see planner/methods for one file each.
 
-    `needs_weight` says when the dense base weight is read. `peft_config` holds the fields that
-    tell PEFT which method a file is. A method with `trains_base` trains the model's own parameters
-    and can only be served merged.
+    `builds` says whether the compiler can train and serve it yet. `ranks` are the sizes to weigh,
+    and `size` is what they count. `needs_weight` says when the dense base weight is read.
+    `costs` are declared where `update` cannot say what happens, by scope. `misfit` says why a
+    target cannot be adapted at that size. `adds_tokens` are positions of the input, or of the keys
+    and values only. `forward_passes` counts those of the base. `optimizer_elements` are numbers an
+    optimizer keeps per linear of the base, where they are not two per number.
+    `peft_config` holds the fields that tell PEFT which method a file is. A method with
+    `trains_base` trains the model's own parameters and can only be served merged.
     """
 
     name: str
     title: str
     paper: str | None
+    builds: bool = False
     tensors: tuple[TensorSpec, ...]
-    update: Callable[[Mapping[str, Tensor], Site], Update]
-    scaling: Callable[[int, float], float] | None
-    ranks: tuple[int, ...]
-    default_alpha: Callable[[int], float] | None
+    update: Callable[[Mapping[str, Tensor], Site], Update] = outside_the_algebra
+    costs: Mapping[Scope, Callable[[Dimensions], Cost]] = field(default_factory=dict)
+    scaling: Callable[[int, float], float] | None = None
+    ranks: tuple[int, ...] = ()
+    size: str = "rank"
+    misfit: Callable[[Dimensions], str | None] | None = None
+    default_alpha: Callable[[int], float] | None = None
     targets: tuple[str, ...] = ALL_LINEAR
     formats: tuple[str, ...] = ("fp32", "bf16", "nf4")
     needs_weight: Literal["never", "at_initialization", "every_step"] = "never"
     trains_base: bool = False
-    optimizer: Literal["adamw", "paged_adamw8bit"] = "adamw"
+    optimizer: Literal["adamw", "paged_adamw8bit", "galore"] = "adamw"
+    optimizer_elements: Callable[[Dimensions], int] | None = None
     learning_rate: float
+    adds_tokens: Literal["input", "cache"] | None = None
+    forward_passes: int = 1
     serves: tuple[Literal["unmerged", "merged"], ...] = ("unmerged", "merged")
-    peft_config: Mapping[str, object] | None = field(default=None)
+    converts_to: Conversion | None = None
+    peft_config: Mapping[str, object] | None = None
+
+    def sized(self, size: int) -> str:
+        """The size in words: "rank 16", "virtual tokens 20"."""
+        return f"{self.size.replace('_', ' ')} {size}"
 
     def tensors_for(self, role: str) -> tuple[TensorSpec, ...]:
         """The tensors owned by each target of that role."""
@@ -107,36 +181,41 @@ class Method:
         """The tensors owned once for the whole model."""
         return tuple(t for t in self.tensors if t.scope == "model")
 
-    def trainable_parameters(self, targets: tuple[Target, ...], rank: int | None) -> int:
-        """Exact count of the trainable numbers of the method's own tensors."""
-        limits = model_dimensions(targets)
-        owned = [
-            (spec, target_dimensions(target, rank) | limits)
-            for target in targets
-            for spec in self.tensors_for(target.role)
-        ]
-        owned += [(spec, {"rank": rank or 0} | limits) for spec in self.model_tensors()]
-        return sum(math.prod(spec.resolve(dims)) for spec, dims in owned if spec.trainable)
-
 
 def target_dimensions(target: Target, rank: int | None) -> dict[str, int]:
-    return {"out": target.out_features, "in": target.in_features, "rank": rank or 0}
+    out, in_ = target.out_features, target.in_features
+    return {
+        "out": out,
+        "in": in_,
+        "narrow": min(out, in_),
+        "wide": max(out, in_),
+        "rank": rank or 0,
+    }
 
 
 def model_dimensions(targets: tuple[Target, ...]) -> dict[str, int]:
-    """The widest output and input among the targets, which model-scoped tensors must cover."""
+    """The widest sides among the targets, which tensors of the whole model must cover."""
+    sides = [(t.out_features, t.in_features) for t in targets] or [(0, 0)]
     return {
-        "max_out": max((t.out_features for t in targets), default=0),
-        "max_in": max((t.in_features for t in targets), default=0),
+        "max_out": max(out for out, _ in sides),
+        "max_in": max(in_ for _, in_ in sides),
+        "max_narrow": max(min(pair) for pair in sides),
+        "max_wide": max(max(pair) for pair in sides),
     }
 
 
 @cache
 def methods() -> dict[str, Method]:
-    """Every method, by name, in the order of the folder listing."""
+    """Every method, by name, in alphabetical order."""
     names = sorted(module.name for module in pkgutil.iter_modules(planner.methods.__path__))
     found = [importlib.import_module(f"planner.methods.{name}").METHOD for name in names]
     return {method.name: method for method in found}
+
+
+@cache
+def buildable() -> dict[str, Method]:
+    """The methods that the compiler can train and serve."""
+    return {name: found for name, found in methods().items() if found.builds}
 
 
 def method(name: str) -> Method:
@@ -149,3 +228,14 @@ def method(name: str) -> Method:
             hint=f"did you mean '{near[0]}'?" if near else None,
         )
     return known[name]
+
+
+def buildable_method(name: str) -> Method:
+    """The method of that name; raises UsageError too where the compiler cannot train it yet."""
+    found = method(name)
+    if not found.builds:
+        raise UsageError(
+            f"the compiler does not build the method '{name}' yet",
+            hint=f"it builds {', '.join(buildable())}",
+        )
+    return found

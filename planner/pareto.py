@@ -11,7 +11,7 @@ from typing import NamedTuple
 from planner.candidates import Adapter
 from planner.evaluate import Evaluated
 from planner.method import method
-from planner.quality import REFERENCE, TIE_POINTS
+from planner.quality import REFERENCE, TIE_POINTS, steps_share
 from planner.resolve import Scenario
 from planner.spec import Priority
 
@@ -64,6 +64,12 @@ def storage(_: Scenario, found: Evaluated) -> float:
     return math.log(found.storage_bytes)
 
 
+def training_time(_: Scenario, found: Evaluated) -> float:
+    """Log seconds of a step times the steps that the method is expected to need; 0 if unknown."""
+    seconds = found.micro.step_seconds
+    return math.log(seconds * steps_share(found.adapter.method.name)) if seconds else 0.0
+
+
 def simplicity(_: Scenario, found: Evaluated) -> float:
     """How far from plain LoRA, rank 16, all linears, nothing recomputed."""
     adapter = found.adapter
@@ -99,6 +105,7 @@ def criteria(priority: Priority) -> tuple[Criterion, ...]:
     memory = Criterion("memory", memory_share, MEMORY_TIE, "share of the budget")
     speed = Criterion("latency", latency, LATENCY_TIE, "seconds", math.exp)
     disk = Criterion("storage", storage, 0.02, "bytes", math.exp)
+    hurry = Criterion("training time", training_time, LATENCY_TIE, "seconds", math.exp)
     simple = Criterion("simplicity", simplicity, 0.0, "distance from plain LoRA")
     near = quality._replace(tie=PRIORITY_POINTS)
     first: dict[Priority, tuple[Criterion, ...]] = {
@@ -107,6 +114,7 @@ def criteria(priority: Priority) -> tuple[Criterion, ...]:
         "memory": (near, memory._replace(tie=0.01), quality, speed),
         "latency": (near, speed._replace(tie=0.02), quality, memory),
         "storage": (near, disk, quality, memory, speed),
+        "time": (near, hurry, quality, memory, speed),
         "simplicity": (near,),
     }
     return (*first[priority], simple)

@@ -6,15 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from planner.spec import Spec
+from planner.spec import Spec, Task
 
 SCHEMA_VERSION: Literal[1] = 1
+
+BUILT_TASKS = ("causal_lm", "sequence_classification")
+"""Those that the compiler builds."""
 
 Evidence = Literal["measured", "published", "derived", "assumed"]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Figure(Frozen):
@@ -85,7 +88,7 @@ class Rejection(Frozen):
 
 class Plan(Frozen):
     schema_version: Literal[1] = SCHEMA_VERSION
-    task: Literal["causal_lm", "sequence_classification"]
+    task: Task
     model: ModelFacts
     candidate: Candidate
     training: Training

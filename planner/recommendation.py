@@ -2,12 +2,12 @@
 
 from planner.architecture import shape
 from planner.catalog import config_digest
-from planner.errors import InfeasibleError
+from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import Evaluated, Search, search
 from planner.explain import infeasibility, reasons
 from planner.figures import figures
 from planner.pareto import choose
-from planner.plan import Candidate, ModelFacts, Plan
+from planner.plan import BUILT_TASKS, Candidate, ModelFacts, Plan
 from planner.rejections import rejections
 from planner.relaxations import relaxations
 from planner.resolve import Scenario, resolve
@@ -15,10 +15,20 @@ from planner.schedule import learning_rate, training
 from planner.spec import Spec
 
 
-def recommend(spec: Spec) -> Plan:
-    """The plan for a spec; raises UsageError, or InfeasibleError with the nearest relaxations."""
+def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
+    """The plan for a spec; raises UsageError, or InfeasibleError with the nearest relaxations.
+
+    With `unbuildable` the choice is among all methods and tasks, whether or not the compiler
+    builds them yet.
+    """
+    if spec.task not in BUILT_TASKS and not unbuildable:
+        raise UsageError(
+            f"the compiler does not build the task '{spec.task}' yet; it builds "
+            f"{' and '.join(BUILT_TASKS)}",
+            hint="--include-unbuildable plans it all the same",
+        )
     scenario = resolve(spec)
-    weighed = search(scenario)
+    weighed = search(scenario, unbuildable=unbuildable)
     if not weighed.feasible:
         message = infeasibility(scenario, weighed)
         raise InfeasibleError(message, hint=relaxations(scenario, weighed))

@@ -15,9 +15,14 @@ from planner.units import seconds
 def rejections(
     scenario: Scenario, weighed: Search, chosen: Evaluated, rounds: Sequence[Round]
 ) -> Iterator[Rejection]:
-    """Refused choices first, then the best of each alternative."""
+    """Refused choices first, then the best of each alternative.
+
+    That another method cannot take one format or export is left out where it was weighed in others.
+    """
+    others = {c.adapter.method.name for c in weighed.candidates} - {chosen.adapter.method.name}
     for refused in weighed.refusals:
-        yield _refused(refused)
+        if refused.subject.partition(",")[0] not in others:
+            yield _refused(refused)
     for other in _alternatives(scenario, weighed, chosen):
         if other.violations:
             yield _infeasible(other)

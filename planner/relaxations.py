@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from planner.errors import UsageError
-from planner.evaluate import Evaluated, Search, search
+from planner.evaluate import Evaluated, Search, is_feasible
 from planner.resolve import GIB, Scenario, resolve
 from planner.spec import Spec
 
@@ -63,7 +63,7 @@ def applied(spec: Spec, change: Change) -> Spec | None:
 
 def _feasible(spec: Spec) -> bool:
     try:
-        return bool(search(resolve(spec)).feasible)
+        return is_feasible(resolve(spec))
     except UsageError:
         return False
 

@@ -1,7 +1,7 @@
 """A plan as text: the choice, why, what was not chosen and why, and the figures."""
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from planner.method import method
 from planner.plan import Figure, Plan
@@ -28,19 +28,27 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield from _wrapped(f"{rejection.candidate}: {rejection.reason}")
     yield ""
     yield "Figures"
-    for name, figure in plan.figures.items():
-        yield f"  {_label(name):<42}{_value(name, figure)}"
+    yield from figure_lines(plan.figures)
+
+
+def figure_lines(figures: Mapping[str, Figure]) -> Iterator[str]:
+    for name, figure in figures.items():
+        yield f"  {label(name):<42}{figure_value(name, figure)}"
 
 
 def _choice(plan: Plan) -> Iterator[str]:
     candidate, training = plan.candidate, plan.training
-    rank = "" if candidate.rank is None else f", rank {candidate.rank}, alpha {candidate.alpha:g}"
-    if candidate.rank is not None and candidate.alpha is None:
-        rank = f", rank {candidate.rank}"
+    if not method(candidate.method).builds:
+        yield "  (the compiler does not build this method yet)"
+    chosen = method(candidate.method)
+    size = ""
+    if candidate.rank is not None:
+        alpha = "" if candidate.alpha is None else f", alpha {candidate.alpha:g}"
+        size = f", {chosen.sized(candidate.rank)}{alpha}"
     steps = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
     accumulated = candidate.gradient_accumulation
     pieces = f" x {accumulated} accumulated" if accumulated > 1 else ""
-    yield f"  method    {method(candidate.method).title}{rank}, on {', '.join(candidate.targets)}"
+    yield f"  method    {chosen.title}{size}, on {', '.join(candidate.targets)}"
     yield f"  base      {candidate.format}, arithmetic in {candidate.compute}"
     yield (
         f"  step      batch {candidate.batch_size}{pieces}, {candidate.sequence_length} tokens, "
@@ -54,13 +62,13 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     for suffix in ("_bytes", "_seconds", "_points"):
         name = name.removesuffix(suffix)
     return name.replace("_", " ")
 
 
-def _value(name: str, figure: Figure) -> str:
+def figure_value(name: str, figure: Figure) -> str:
     if figure.value is None:
         return f"unknown ({figure.source})"
     show: Callable[[float], str] = _count
@@ -70,6 +78,8 @@ def _value(name: str, figure: Figure) -> str:
         show = seconds
     elif name.endswith("_points"):
         show = _signed
+    elif "usd" in name:
+        show = _dollars
     band = ""
     if figure.low is not None and figure.high is not None:
         band = f" ({show(figure.low)} to {show(figure.high)})"
@@ -78,6 +88,10 @@ def _value(name: str, figure: Figure) -> str:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
 
 
 def _signed(value: float) -> str:

@@ -6,18 +6,26 @@ from planner import catalog
 from planner.architecture import Architecture
 from planner.errors import UsageError
 from planner.method import method
-from planner.spec import Family, Hardware, Spec
+from planner.spec import Family, Hardware, Spec, Task
 
 GIB = 2**30
 DEFAULT_EXAMPLES = 5000
 DEFAULT_LABELS = 2
 DEFAULT_CONTEXT = 2048
-DEFAULT_MEAN_TOKENS = {"causal_lm": 256, "sequence_classification": 64}
+DEFAULT_MEAN_TOKENS = {"causal_lm": 256, "seq2seq_lm": 256, "sequence_classification": 64}
 DEFAULT_FAMILY: dict[str, Family] = {
     "causal_lm": "instruction",
+    "seq2seq_lm": "instruction",
     "sequence_classification": "classification",
+    "image_classification": "image",
 }
-EFFECTIVE_BATCH = {"causal_lm": 8, "sequence_classification": 16}
+GENERATES = ("causal_lm", "seq2seq_lm")
+EFFECTIVE_BATCH = {
+    "causal_lm": 8,
+    "seq2seq_lm": 8,
+    "sequence_classification": 16,
+    "image_classification": 32,
+}
 """Examples per optimizer step; LoRA loses at large batches whatever its rank (claim-batch-size)."""
 LENGTH_SPREAD = 4
 """Longest example kept, in mean lengths; the rest is truncated."""
@@ -36,6 +44,7 @@ class Scenario:
     serving_budget_bytes: float
     tenants: int
     active_tenants: int
+    slots: int
     context_length: int
     prompt_tokens: int
     first_token_seconds: float | None
@@ -57,7 +66,7 @@ class Scenario:
 
     @property
     def causal(self) -> bool:
-        return self.spec.task == "causal_lm"
+        return self.spec.task in GENERATES
 
 
 def resolve(spec: Spec) -> Scenario:
@@ -69,7 +78,7 @@ def resolve(spec: Spec) -> Scenario:
     notes: list[str] = []
     training, serving = _hardware(spec, notes)
     budget = spec.serving.memory_gib or serving.memory_gib
-    mean = spec.data.mean_tokens or DEFAULT_MEAN_TOKENS[spec.task]
+    mean = _mean_tokens(spec, shape)
     length = _sequence_length(spec, shape, mean)
     context = _context(spec, shape)
     prompt = _prompt(spec, context)
@@ -85,6 +94,7 @@ def resolve(spec: Spec) -> Scenario:
         serving_budget_bytes=budget * GIB,
         tenants=spec.serving.tenants,
         active_tenants=_active(spec),
+        slots=min(spec.serving.slots or _active(spec), _active(spec)),
         context_length=context,
         prompt_tokens=prompt,
         first_token_seconds=_seconds(spec.serving.first_token_ms),
@@ -110,23 +120,40 @@ def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
 
+def _mean_tokens(spec: Spec, shape: Architecture) -> int:
+    """Every image has as many tokens as the model has places."""
+    if spec.task == "image_classification":
+        return shape.positions
+    return spec.data.mean_tokens or DEFAULT_MEAN_TOKENS[spec.task]
+
+
+def task_of(shape: Architecture) -> Task:
+    """The task that a model of that kind is trained for."""
+    if shape.model_type == "vit":
+        return "image_classification"
+    tasks: dict[str, Task] = {"decoder": "causal_lm", "encoder_decoder": "seq2seq_lm"}
+    return tasks.get(shape.kind, "sequence_classification")
+
+
 def _check_task(spec: Spec, shape: Architecture) -> None:
-    if spec.task == "causal_lm" and shape.kind == "encoder":
+    wanted = task_of(shape)
+    if spec.task != wanted:
+        noun = shape.kind.replace("_", "-")
         raise UsageError(
-            f"task 'causal_lm' needs a decoder and {shape.model_type} is an encoder",
-            hint="use task 'sequence_classification', or a decoder",
+            f"task '{spec.task}' is not for {shape.model_type}, whose kind is {noun}",
+            hint=f"use task '{wanted}', or another model",
         )
-    if spec.task != "causal_lm" and shape.kind == "decoder":
+    generates = spec.task in GENERATES
+    if generates and spec.data.labels is not None:
+        raise UsageError(f"data.labels is for classifiers and the task is '{spec.task}'")
+    if not generates and spec.serving.per_token_ms is not None:
         raise UsageError(
-            f"task '{spec.task}' needs an encoder and {shape.model_type} is a decoder",
-            hint="use task 'causal_lm', or an encoder",
-        )
-    if spec.task == "causal_lm" and spec.data.labels is not None:
-        raise UsageError("data.labels is for sequence_classification and the task is 'causal_lm'")
-    if spec.task != "causal_lm" and spec.serving.per_token_ms is not None:
-        raise UsageError(
-            "serving.per_token_ms is for causal_lm; a classifier answers in one pass",
+            "serving.per_token_ms is for models that write; a classifier answers in one pass",
             hint="give serving.first_token_ms",
+        )
+    if spec.task == "image_classification" and spec.data.mean_tokens is not None:
+        raise UsageError(
+            f"data.mean_tokens {spec.data.mean_tokens}: every image is {shape.positions} tokens"
         )
 
 
@@ -207,21 +234,21 @@ def _data_notes(spec: Spec, mean: int, length: int) -> list[str]:
     notes = []
     if spec.data.examples is None:
         notes.append(f"{DEFAULT_EXAMPLES} examples per tenant")
-    if spec.data.mean_tokens is None:
+    if spec.data.mean_tokens is None and spec.task != "image_classification":
         notes.append(f"{mean} tokens per example on average")
     if spec.pinned.sequence_length is None:
         notes.append(f"examples truncated to {length} tokens")
-    if spec.task == "sequence_classification" and spec.data.labels is None:
+    if spec.task not in GENERATES and spec.data.labels is None:
         notes.append(f"{DEFAULT_LABELS} labels")
     return notes
 
 
 def _serving_notes(spec: Spec, context: int, prompt: int) -> list[str]:
     notes = []
-    if spec.serving.context_length is None and spec.task == "causal_lm":
+    if spec.serving.context_length is None and spec.task in GENERATES:
         notes.append(f"{context} tokens of context")
     if spec.serving.prompt_tokens is None:
-        noun = "prompts" if spec.task == "causal_lm" else "requests"
+        noun = "prompts" if spec.task in GENERATES else "requests"
         notes.append(f"{noun} of {prompt} tokens")
     return notes
 

@@ -46,6 +46,18 @@ RUNTIMES = {
         other_bytes=4,
         source="onnxruntime without a custom op library",
     ),
+    "onnxruntime-genai": RuntimeLimits(
+        formats=("fp32",),
+        exports=("unmerged", "merged"),
+        precisions=("exact",),
+        pairs_only=True,
+        largest_rank=None,
+        compute="fp32",
+        cache_element_bytes=4,
+        other_bytes=4,
+        source="ONNX Runtime generate() API: LoRA adapters, one active per generator "
+        "(onnxruntime.ai/docs/genai/tutorials/finetune.html)",
+    ),
     "vllm": RuntimeLimits(
         formats=("bf16", "nf4"),
         exports=("unmerged", "merged"),
@@ -89,11 +101,11 @@ def refusal(runtime: str, method: Method, rank: int | None, export: str) -> str 
         return f"{runtime} serves {' or '.join(limits.exports)} models only"
     if export == "merged" or not limits.pairs_only:
         return None
-    config = method.peft_config or {}
-    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+    conversion = method.converts_to
+    is_lora = (method.peft_config or {}).get("peft_type") == "LORA"
+    if not is_lora or conversion is None or not conversion.exact:
         return f"{runtime} loads LoRA pairs only"
-    # A start taken from the base is written as a second pair.
-    pair_rank = (rank or 0) * (1 if method.needs_weight == "never" else 2)
+    pair_rank = conversion.rank({"rank": rank or 0})
     if limits.largest_rank is not None and pair_rank > limits.largest_rank:
         return f"{runtime} loads ranks to {limits.largest_rank} and this is {pair_rank}"
     return None

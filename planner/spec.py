@@ -1,18 +1,22 @@
 """The spec: what a user declares. Everything but `model`, `task` and `vram_gib` has a default."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 
-Task = Literal["causal_lm", "sequence_classification"]
-Family = Literal["instruction", "code", "math", "domain", "style", "classification"]
-Format = Literal["fp32", "bf16", "nf4"]
+Task = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "image_classification"]
+Family = Literal["instruction", "code", "math", "domain", "style", "classification", "image"]
+Format = Literal["fp32", "bf16", "int8", "nf4"]
 Compute = Literal["fp32", "bf16"]
-Priority = Literal["balanced", "quality", "memory", "latency", "storage", "simplicity"]
-Runtime = Literal["paretune", "onnxruntime", "vllm", "lorax", "llama.cpp"]
+Checkpointing = Literal["none", "block"]
+Attention = Literal["flash", "full"]
+Optimizer = Literal["adamw", "adamw8bit", "paged_adamw8bit", "galore", "sgd"]
+Loss = Literal["chunked", "full"]
+Priority = Literal["balanced", "quality", "memory", "latency", "storage", "time", "simplicity"]
+Runtime = Literal["paretune", "onnxruntime", "onnxruntime-genai", "vllm", "lorax", "llama.cpp"]
 
 
 class Section(BaseModel):
@@ -20,10 +24,11 @@ class Section(BaseModel):
 
 
 class Hardware(Section):
-    """One device; memory in GiB, bandwidth in 1e9 bytes/s, peaks in 1e12 flops/s, dense.
+    """One device; memory in GiB, bandwidth in 1e9 bytes/s, peaks in 1e12 operations/s, dense.
 
     None is unknown: figures that need it are None, and a budget that needs it is refused. No
-    `bf16_tflops` means no bf16 arithmetic.
+    `bf16_tflops` means no bf16 arithmetic. `measured` rates are what products and streams reach on
+    the device itself, so no share of a peak is taken of them.
     """
 
     kind: Literal["cpu", "gpu"]
@@ -31,6 +36,9 @@ class Hardware(Section):
     bandwidth_gb_per_second: Positive | None = None
     fp32_tflops: Positive | None = None
     bf16_tflops: Positive | None = None
+    int8_tops: Positive | None = None
+    price_per_hour_usd: Positive | None = None
+    measured: bool = False
 
 
 def _hardware_tag(value: object) -> str:
@@ -66,15 +74,17 @@ class TrainingSpec(Section):
 
 
 class Serving(Section):
-    """Where tenants are served; `active_tenants` (default: all) are resident and decode together.
+    """Where tenants are served; `active_tenants` (default: all) decode together.
 
-    `prompt_tokens` defaults to half the context. The two budgets are milliseconds.
+    `slots` (default: one for each of them) are the bank's rows; a tenant without one waits until
+    its row is read. `prompt_tokens` defaults to half the context. The two budgets are milliseconds.
     """
 
     hardware: HardwareChoice | None = None
     memory_gib: Positive | None = None
     tenants: Count = 1
     active_tenants: Count | None = None
+    slots: Count | None = None
     context_length: Count | None = None
     prompt_tokens: Count | None = None
     first_token_ms: Positive | None = None
@@ -102,9 +112,17 @@ class Pinned(Section):
     batch_size: Count | None = None
     gradient_accumulation: Count | None = None
     sequence_length: Count | None = None
-    checkpointing: Literal["none", "block"] | None = None
+    checkpointing: Checkpointing | None = None
     export: Literal["unmerged", "merged"] | None = None
     precision: Literal["exact", "fast"] | None = None
+
+
+def _empty() -> Any:  # noqa: ANN401, a default of whatever section
+    """A section left out is one with every default.
+
+    Validated inside the spec, so that a section's own validator is never built: start-up time.
+    """
+    return Field(default_factory=dict, validate_default=True)
 
 
 class Spec(Section):
@@ -119,7 +137,7 @@ class Spec(Section):
     vram_gib: Positive
     family: Family | None = None
     priority: Priority = "balanced"
-    training: TrainingSpec = TrainingSpec()
-    serving: Serving = Serving()
-    data: Data = Data()
-    pinned: Pinned = Pinned()
+    training: TrainingSpec = _empty()
+    serving: Serving = _empty()
+    data: Data = _empty()
+    pinned: Pinned = _empty()

@@ -18,7 +18,9 @@ def amount(count: float) -> str:
 def seconds(value: float) -> str:
     if value < 1:
         return f"{value * 1000:.3g} ms"
-    return f"{value:.3g} s" if value < 3600 else f"{value / 3600:.1f} h"
+    if value < 1000:
+        return f"{value:.3g} s"
+    return f"{value / 60:.3g} min" if value < 3600 else f"{value / 3600:.1f} h"
 
 
 def many(count: int, noun: str, plural: str | None = None) -> str:
@@ -26,4 +28,4 @@ def many(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def points(quality: Quality) -> str:
-    return f"{quality.points:+.1f} +/- {quality.half_width:.1f} points"
+    return f"{round(quality.points, 1) + 0.0:+.1f} +/- {quality.half_width:.1f} points"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ CHATML = (
 
 # Forking after the tokenizers' threads have started would make the library warn.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# What tests measure or build teaches the user's own plans nothing.
+os.environ["PARETUNE_HOME"] = tempfile.mkdtemp(prefix="paretune-tests-")
 
 # The same cases in every run, however busy the machine is.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)

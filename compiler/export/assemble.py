@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, cast
 
 import onnx
 
@@ -170,7 +171,8 @@ def _manifest(
     config = huggingface.read_config(request.model)
     return Manifest(
         kind=plan.candidate.export,
-        task=plan.task,
+        # The build has refused any other task before it began.
+        task=cast(Literal["causal_lm", "sequence_classification"], plan.task),
         base=BaseRecord(digest=base_digest, name=plan.model.name),
         format=plan.candidate.format,
         precision=plan.candidate.precision,

@@ -59,7 +59,11 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """`tensors` are the state of `best_step`, fp32 on the CPU; `peak_bytes` counts this run."""
+    """`tensors` are the state of `best_step`, fp32 on the CPU; `peak_bytes` counts this run.
+
+    `step_seconds` is the median of the steps taken by this process, None when it took none, and
+    `seconds` what it trained and evaluated altogether.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     history: tuple[Evaluation, ...]
@@ -67,6 +71,9 @@ class Trained:
     best_step: int
     stopped_early: bool
     peak_bytes: int
+    step_seconds: float | None = None
+    seconds: float = 0.0
+    resumed: bool = False
 
 
 def job_digest(job: Job) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
+from statistics import median
 
 import torch
 
@@ -35,7 +36,8 @@ def train(job: Job, *, progress: Reporter) -> Trained:
     with reproducible(job.training.seed):
         reset_peak(job.device)
         run = _start(job, progress)
-        _run_to_end(run, progress)
+        clock = _Clock(resumed=run.progress.step > 0)
+        _run_to_end(run, clock, progress)
     return Trained(
         tensors=best_state(run),
         history=tuple(run.progress.history),
@@ -43,6 +45,9 @@ def train(job: Job, *, progress: Reporter) -> Trained:
         best_step=run.progress.best_step if job.validation else run.progress.step,
         stopped_early=run.progress.stopped_early,
         peak_bytes=peak_bytes(job.device),
+        step_seconds=median(clock.step_seconds) if clock.step_seconds else None,
+        seconds=time.perf_counter() - clock.started,
+        resumed=clock.resumed,
     )
 
 
@@ -62,6 +67,8 @@ class _Clock:
     steps: int = 0
     tokens: int = 0
     started: float = field(default_factory=time.perf_counter)
+    resumed: bool = False
+    step_seconds: list[float] = field(default_factory=list)
 
     def tokens_per_second(self) -> float:
         return self.tokens / (time.perf_counter() - self.started)
@@ -85,8 +92,8 @@ def _start(job: Job, progress: Reporter) -> Run:
     return run
 
 
-def _run_to_end(run: Run, progress: Reporter) -> None:
-    job, state, clock = run.job, run.progress, _Clock()
+def _run_to_end(run: Run, clock: _Clock, progress: Reporter) -> None:
+    job, state = run.job, run.progress
     total = total_steps(job)
     warmup = warmup_steps(total, job.training.warmup_fraction)
     stream = _micro_batches(run)
@@ -94,7 +101,9 @@ def _run_to_end(run: Run, progress: Reporter) -> None:
         rate = job.candidate.learning_rate * factor(state.step, total, warmup)
         optimizers.set_learning_rate(run.optimizer, rate)
         micro_batches = list(islice(stream, job.candidate.gradient_accumulation))
+        begun = time.perf_counter()
         loss = take_step(run, micro_batches)
+        clock.step_seconds.append(time.perf_counter() - begun)
         clock.steps += 1
         clock.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
         last = state.step == total

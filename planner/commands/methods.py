@@ -2,20 +2,96 @@
 
 import click
 
-from planner.method import methods
+from planner.method import Dimension, Method, TensorSpec, buildable, methods
 from planner.options import as_json, print_json
 
+SIDE = 4096
+"""Conversions are stated for a linear of this width and height."""
 
-@click.command("methods", epilog="Example: planner methods --json")
+
+@click.command("methods", epilog="Example: planner methods --buildable")
+@click.option("--buildable", "only_built", is_flag=True, help="Only those the compiler builds.")
 @as_json
-def command(*, as_json: bool) -> None:
-    """List the methods."""
-    rows = {
-        name: {"title": m.title, "paper": m.paper, "ranks": m.ranks, "formats": m.formats}
-        for name, m in methods().items()
-    }
+def command(*, only_built: bool, as_json: bool) -> None:
+    """List the methods: paper, whether the compiler builds it, LoRA it converts to, formats."""
+    chosen = buildable() if only_built else methods()
     if as_json:
-        print_json(methods=rows)
+        print_json(methods={name: _document(found) for name, found in chosen.items()})
         return
-    for name, method in methods().items():
-        click.echo(f"{name:<12}{method.title:<20}{method.paper or ''}".rstrip())
+    click.echo(_line("method", "title", "paper", "builds", "as LoRA", "formats of the base"))
+    for name, found in chosen.items():
+        built = "yes" if found.builds else "no"
+        row = (name, found.title, found.paper or "", built, _as_lora(found))
+        click.echo(_line(*row, " ".join(found.formats)))
+
+
+def _line(*cells: str) -> str:
+    widths = (15, 19, 18, 8, 25, 0)
+    return "".join(f"{cell:<{w}}" for cell, w in zip(cells, widths, strict=True)).rstrip()
+
+
+def _as_lora(found: Method) -> str:
+    converted = _conversion(found)
+    if converted is None:
+        return "never"
+    if not converted["exact"]:
+        return "lossy"
+    before, after = converted["from_rank"], converted["to_rank"]
+    if found.size != "rank":
+        return f"rank {after} from {before}"
+    return "same rank" if before == after else f"rank {after} from {before}"
+
+
+def _conversion(found: Method) -> dict[str, object] | None:
+    """The pair that a middling size makes on a square linear."""
+    if found.converts_to is None:
+        return None
+    size = found.ranks[len(found.ranks) // 2] if found.ranks else None
+    lengths = dict.fromkeys(("out", "in", "narrow", "wide"), SIDE)
+    lengths |= {"rank": size or 0, found.size: size or 0}
+    rank = found.converts_to.rank(lengths)
+    return {"from_rank": size, "to_rank": rank, "exact": found.converts_to.exact}
+
+
+def _document(found: Method) -> dict[str, object]:
+    return {
+        "title": found.title,
+        "paper": found.paper,
+        "builds": found.builds,
+        "tensors": [_tensor(spec) for spec in found.tensors],
+        "ranks": found.ranks,
+        "size": found.size,
+        "alphas": [found.default_alpha(r) for r in found.ranks] if found.default_alpha else None,
+        "learning_rate": found.learning_rate,
+        "optimizer": found.optimizer,
+        "targets": found.targets,
+        "formats": found.formats,
+        "needs_weight": found.needs_weight,
+        "trains_base": found.trains_base,
+        "adds_tokens": found.adds_tokens,
+        "forward_passes": found.forward_passes,
+        "serves": found.serves,
+        "converts_to": _conversion(found),
+        "peft_config": found.peft_config,
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, object]:
+    """A tensor's fields; a length that is computed goes by the name of what computes it."""
+    return {
+        "name": spec.name,
+        "shape": [_length(dimension) for dimension in spec.shape],
+        "initializer": spec.initializer,
+        "initial_value": spec.initial_value,
+        "trainable": spec.trainable,
+        "scope": spec.scope,
+        "seeded": spec.seeded,
+        "training_only": spec.training_only,
+        "learning_rate_multiplier": spec.learning_rate_multiplier,
+        "roles": spec.roles,
+        "share": spec.share,
+    }
+
+
+def _length(dimension: Dimension) -> int | str:
+    return dimension.__name__ if callable(dimension) else dimension

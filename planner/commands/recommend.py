@@ -15,11 +15,21 @@ from planner.render import render
 )
 @spec_file
 @click.option("--out", type=click.Path(path_type=Path), help="Write the plan to this file.")
+@click.option(
+    "--include-unbuildable", is_flag=True, help="Weigh methods and tasks the compiler lacks too."
+)
 @overrides
 @as_json
-def command(*, spec: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(
+    *,
+    spec: Path,
+    out: Path | None,
+    include_unbuildable: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Choose method, rank, format, batch and export for SPEC."""
-    plan = recommend(load_spec(spec, overrides))
+    plan = recommend(load_spec(spec, overrides), unbuildable=include_unbuildable)
     if out is not None:
         write(out, dump(plan))
         click.echo(f"wrote {out}", err=True)

@@ -1,12 +1,15 @@
 """An adapter's exact counts and bytes over all its targets."""
 
 import math
-from collections import Counter
-from collections.abc import Mapping
 from typing import NamedTuple
 
-from planner.cost.trace import FLOAT_BYTES, linear_cost
-from planner.method import Method, Target, TensorSpec, model_dimensions, target_dimensions
+from planner.architecture import Architecture
+from planner.architecture.record import UNFORMATTED
+from planner.cost.sites import Sites, TargetSet, model_lengths, owns, sites, target_set
+from planner.cost.trace import FLOAT_BYTES, SiteCost, declared_cost, linear_cost
+from planner.method import Method, Scope
+
+__all__ = ["AdapterCost", "TargetSet", "adapter_cost", "lora_rank", "misfit", "target_set"]
 
 DIRECTORY_BYTES = 12 * 8
 """One site's entry in a row's directory: twelve 64-bit integers."""
@@ -15,46 +18,42 @@ INPUT_OF_ROLE = {
     "attention.query": "attention",
     "attention.key": "attention",
     "attention.value": "attention",
+    "attention.qkv": "attention",
     "linear": "attention",
     "attention.output": "attended",
     "mlp.gate": "mlp",
     "mlp.up": "mlp",
+    "mlp.gate_up": "mlp",
     "mlp.down": "inner",
 }
 """Linears of one input keep it once; "attended" is kept by the attention itself."""
 
-
-class TargetSet(NamedTuple):
-    """Linears counted by role and shape; `kinds` holds one nameless target of each kind."""
-
-    kinds: tuple[tuple[Target, int], ...]
-
-    @property
-    def site_count(self) -> int:
-        return sum(copies for _, copies in self.kinds)
-
-    @property
-    def widest(self) -> dict[str, int]:
-        """The dimensions that a tensor of the whole model must cover."""
-        return model_dimensions(tuple(target for target, _ in self.kinds))
-
-    @property
-    def smallest_side(self) -> int:
-        return min(min(t.out_features, t.in_features) for t, _ in self.kinds)
-
-    @property
-    def roles(self) -> frozenset[str]:
-        return frozenset(target.role for target, _ in self.kinds)
-
-
-def target_set(targets: tuple[Target, ...]) -> TargetSet:
-    counted = Counter((t.role, t.out_features, t.in_features) for t in targets)
-    kinds = tuple((Target("", *kind), copies) for kind, copies in counted.items())
-    return TargetSet(kinds)
+Places = dict[Scope, list[Sites]]
 
 
 class AdapterCost(NamedTuple):
-    """Of one method, rank and set of targets; elements and multiplications are per token."""
+    """Of one method, size and set of targets.
+
+    trainable_parameters        exact; of a method that trains the base, the base's too
+    stored_bytes                of a tenant's fp32 file; a trained base is not counted
+    shared_bytes                of frozen tensors that all tenants share
+    row_bytes                   of a tenant in the bank; 0 where it can only be merged
+    multiplications             per token in training
+    saved_elements              per token, from the forward to the backward pass
+    served_multiplications      per token served unmerged
+    pass_multiplications        per pass, whatever the tokens: forming a dense update
+    pass_elements               from the forward to the backward pass, whatever the tokens
+    workspace_elements          live at one site at a time
+    input_tokens, cache_tokens  positions added to every sequence, or to its keys and values only
+    forward_passes              of the base, where another takes one
+    optimizer_elements          numbers that the moments of AdamW, or their projections, hold
+    shared_inputs, own_inputs   of `saved_elements` the inputs of adapted linears, each once for all
+                                that keep it; and what they would be if every one kept its own
+    inner_inputs                of `shared_inputs` those of the MLP's last linear
+    reaches_attention           1 where the first block's attention needs a gradient, 0 where the
+                                method adapts MLPs alone
+    read_elements               of the adapters in one pass, shared ones for every linear they serve
+    """
 
     trainable_parameters: int
     stored_bytes: int
@@ -62,53 +61,143 @@ class AdapterCost(NamedTuple):
     row_bytes: int
     multiplications: int
     saved_elements: int
+    served_multiplications: int = 0
+    pass_multiplications: int = 0
+    pass_elements: int = 0
+    workspace_elements: int = 0
+    input_tokens: int = 0
+    cache_tokens: int = 0
+    forward_passes: int = 1
+    optimizer_elements: int = 0
+    shared_inputs: int = 0
+    own_inputs: int = 0
+    inner_inputs: int = 0
+    read_elements: int = 0
+    reaches_attention: int = 1
 
 
-def adapter_cost(method: Method, rank: int | None, targets: TargetSet) -> AdapterCost:
-    """Exact for counts and bytes; `targets` are the linears the method really adapts."""
-    inputs: dict[str, int] = {}
-    widest = targets.widest
-    multiplications = saved = row_bytes = 0
-    for target, copies in targets.kinds:
-        cost = linear_cost(method, rank, target, widest)
-        multiplications += copies * cost.multiplications
-        saved += copies * cost.saved_elements
-        row_bytes += copies * cost.row_bytes
-        source = INPUT_OF_ROLE.get(target.role, target.role)
-        if cost.saves_input and source != "attended":
-            inputs[source] = max(inputs.get(source, 0), copies * target.in_features)
-    trainable, stored, shared = _numbers(method, rank, targets)
+def adapter_cost(
+    method: Method, rank: int | None, targets: TargetSet, shape: Architecture
+) -> AdapterCost:
+    """Exact for counts and bytes; `targets` are the linears the method really adapts.
+
+    `rank` is the method's size, whatever it counts.
+    """
+    lengths = model_lengths(method, rank, targets, shape)
+    scopes: set[Scope] = {"target", *(spec.scope for spec in method.tensors), *method.costs}
+    places: Places = {scope: sites(scope, lengths, targets, shape) for scope in scopes}
+    costs = _costs(method, places)
+    trained, stored, shared = _numbers(method, places)
+    rows = DIRECTORY_BYTES * targets.site_count + sum(at.copies * c.row_bytes for c, at in costs)
+    tokens = lengths[method.size] * lengths["stacks"]
+    inputs = _saved_inputs(costs)
     return AdapterCost(
-        trainable_parameters=trainable,
+        trainable_parameters=trained + (shape.parameters if method.trains_base else 0),
         stored_bytes=FLOAT_BYTES * stored,
         shared_bytes=FLOAT_BYTES * shared,
-        row_bytes=row_bytes + DIRECTORY_BYTES * targets.site_count,
-        multiplications=multiplications,
-        saved_elements=saved + sum(inputs.values()),
+        row_bytes=rows if "unmerged" in method.serves else 0,
+        multiplications=sum(at.passed * cost.multiplications for cost, at in costs),
+        saved_elements=sum(at.passed * cost.saved_elements for cost, at in costs)
+        + sum(inputs.values()),
+        served_multiplications=sum(at.passed * cost.served_multiplications for cost, at in costs),
+        pass_multiplications=sum(at.copies * cost.pass_multiplications for cost, at in costs),
+        pass_elements=sum(at.copies * cost.pass_elements for cost, at in costs),
+        workspace_elements=max((cost.workspace_elements for cost, _ in costs), default=0),
+        input_tokens=tokens if method.adds_tokens == "input" else 0,
+        cache_tokens=tokens if method.adds_tokens == "cache" else 0,
+        forward_passes=method.forward_passes,
+        optimizer_elements=2 * trained + _base_optimizer_elements(method, lengths, shape),
+        shared_inputs=sum(inputs.values()),
+        own_inputs=sum(
+            at.passed * at.target.in_features
+            for cost, at in costs
+            if cost.saves_input and at.target is not None
+        ),
+        inner_inputs=inputs.get("inner", 0),
+        read_elements=stored + shared * targets.site_count,
+        reaches_attention=int(not _adapts_only_mlps(method, scopes, targets)),
     )
 
 
-def _numbers(method: Method, rank: int | None, targets: TargetSet) -> tuple[int, int, int]:
-    """How many numbers are trained, stored (no seed regenerates them) and shared by tenants."""
-    trained = stored = shared = 0
-    for spec, dimensions, copies in _owned(method, rank, targets):
-        count = copies * math.prod(spec.resolve(dimensions))
-        trained += count if spec.trainable else 0
-        stored += 0 if spec.seeded else count
-        shared += count if spec.scope == "model" and not spec.trainable else 0
-    return trained, stored, shared
+def lora_rank(
+    method: Method, rank: int | None, targets: TargetSet, shape: Architecture
+) -> int | None:
+    """The rank of the LoRA file that the adapter converts to, or None where there is none."""
+    if method.converts_to is None:
+        return None
+    lengths = model_lengths(method, rank, targets, shape)
+    ranks = (method.converts_to.rank(at.lengths) for at in sites("target", lengths, targets, shape))
+    return max(ranks, default=None)
 
 
-def _owned(
-    method: Method, rank: int | None, targets: TargetSet
-) -> list[tuple[TensorSpec, Mapping[str, int], int]]:
-    """Every tensor of the method with its dimensions and how often it occurs."""
-    widest = targets.widest
-    limits = {"rank": rank or 0, **widest}
-    owned: list[tuple[TensorSpec, Mapping[str, int], int]] = [
-        (spec, limits, 1) for spec in method.model_tensors()
+def misfit(method: Method, rank: int | None, targets: TargetSet, shape: Architecture) -> str | None:
+    """Why some target cannot be adapted at that size, or None."""
+    if method.misfit is None:
+        return None
+    lengths = model_lengths(method, rank, targets, shape)
+    reasons = (method.misfit(at.lengths) for at in sites("target", lengths, targets, shape))
+    return next((reason for reason in reasons if reason), None)
+
+
+def _costs(method: Method, places: Places) -> list[tuple[SiteCost, Sites]]:
+    """The cost at every place where the method does something."""
+    found = [
+        (linear_cost(method, at.target, at.lengths), at)
+        for at in places["target"]
+        if at.target is not None
     ]
-    for target, copies in targets.kinds:
-        dimensions = target_dimensions(target, rank) | widest
-        owned += [(spec, dimensions, copies) for spec in method.tensors_for(target.role)]
-    return owned
+    for scope, declared in method.costs.items():
+        if scope != "target":
+            found += [
+                (declared_cost(method, declared(at.lengths), at.lengths), at)
+                for at in places[scope]
+            ]
+    return found
+
+
+def _adapts_only_mlps(method: Method, scopes: set[Scope], targets: TargetSet) -> bool:
+    inside = method.trains_base or method.adds_tokens or scopes & {"norm", "layer"}
+    return not inside and all(role.startswith(("mlp.", "experts.")) for role in targets.roles)
+
+
+def _saved_inputs(costs: list[tuple[SiteCost, Sites]]) -> dict[str, int]:
+    """Elements per token of the linears' inputs by source, each once for all that keep it; the
+    attention keeps its output itself.
+    """
+    inputs: dict[str, int] = {}
+    for cost, at in costs:
+        if cost.saves_input and at.target is not None:
+            source = INPUT_OF_ROLE.get(at.target.role, at.target.role)
+            width = at.passed * at.target.in_features
+            inputs[source] = max(inputs.get(source, 0), width)
+    inputs.pop("attended", None)
+    return inputs
+
+
+def _numbers(method: Method, places: Places) -> tuple[int, int, int]:
+    """How many numbers are trained, stored (nothing regenerates them) and shared by tenants."""
+    trained = stored = shared = 0.0
+    for spec in method.tensors:
+        count = sum(
+            at.copies * spec.share * math.prod(spec.resolve(at.lengths))
+            for at in places[spec.scope]
+            if owns(spec, at)
+        )
+        trained += count if spec.trainable else 0
+        stored += 0 if spec.seeded or spec.training_only else count
+        shared += count if spec.scope == "model" and not spec.trainable else 0
+    return round(trained), round(stored), round(shared)
+
+
+def _base_optimizer_elements(method: Method, lengths: dict[str, int], shape: Architecture) -> int:
+    """Two for each number of a trained base, or what the method says of its linears."""
+    if not method.trains_base:
+        return 0
+    if method.optimizer_elements is None:
+        return 2 * shape.parameters
+    linears = target_set(tuple(t for t in shape.targets if t.role not in UNFORMATTED))
+    kept = sum(
+        at.copies * method.optimizer_elements(at.lengths)
+        for at in sites("target", lengths, linears, shape)
+    )
+    return kept + 2 * (shape.parameters - shape.linear_parameters)

@@ -1,95 +1,322 @@
-"""Rooflines: seconds = max(flops / achieved rate, bytes / achieved bandwidth)."""
+"""Seconds of a training step, a prompt and a decoding step, from what each has to do.
+
+    device = max(operations / rate, weights / bandwidth) + other traffic / bandwidth
+    time   = device + host, or the larger of the two where the host works ahead
+    served = base (1 + a) + b f(rank) + miss rate x bytes of a row / link
+
+a is the host time that launching the adapters' products adds; b f(rank) the rows that a batch
+gathers, one per sequence whichever tenants they are of (S-LoRA: one tenant costs what 200 do), and
+their products.
+
+Traffic beside the products is counted from the operations of an eager transformer block: what its
+norms, residuals, rotations and activations read and write.
+"""
 
 from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
-from planner.cost.memory import Load, cache_bytes, weights_bytes
+from planner.cost.elementwise import larger, where
+from planner.cost.memory import BITS_PER_WEIGHT, COMPUTE_BYTES, Load, cache_bytes, weights_bytes
+from planner.cost.rates import reached
 from planner.spec import Hardware
 
-COMPUTE_FRACTION = 0.5
-"""Of the peak, reached by dense products; assumed. Two CPU cores reached 0.56 of theirs training
-SmolLM2-135M in fp32 (4 x 256 tokens in 5.4 s)."""
-BANDWIDTH_FRACTION = 0.7
-"""Of the peak, reached when weights are streamed; assumed."""
+TIME_BAND = 0.4
+"""Half-width of a predicted time, as a share, unless builds on the machine have taught another."""
 DEQUANTISE_FLOPS = 2.0
 """Per 4-bit weight and pass: look up the code, multiply by its block's scale."""
-TIME_BAND = 0.4
-"""Half-width of a predicted time, as a share: the achieved fractions are assumed."""
-FAST_SPEEDUP = 2.0
-"""Products with int8 activations against fp32; assumed."""
+
+NORM_BYTES = 30.0
+"""Read and written per element by an eager norm: to fp32, square, mean, scale, weight, back."""
+RESIDUAL_PASSES, ROTATION_PASSES, GATED_PASSES, UNGATED_PASSES = 6.0, 11.0, 5.0, 2.0
+"""Reads and writes of an element by two additions, by a rotation, by an MLP's activation."""
+LOGIT_TRAFFIC_BYTES = 30.0
+"""Per logit of a loss: to fp32, log-softmax, and the gradients of both."""
+SAVED_TRAFFIC_BYTES = 64.0
+"""Per element that an adapter keeps for the backward pass: cast, scaled, added and differentiated
+in fp32, eight reads and writes of both."""
+BACKWARD_TRAFFIC = 2.0
+"""Passes over activations of a backward pass, against one of a forward pass."""
+ADAMW_PASSES = 24.0
+"""Reads and writes per trained number of clipping and torch's multi-tensor AdamW, counted."""
+
+EAGER_KERNELS = 45.0
+"""That an eager block launches, forward: its products, norms, rotations, attention, activations."""
+KERNEL_SECONDS = 2.2e-5
+"""Of the host to launch one: LitGPT decodes Llama-2 at 1.0 ms a block and token; published."""
+BACKWARD_HOST = 1.8
+"""Of a forward pass's launches, those of a backward pass (LitGPT, LLaMA-Adapter); published."""
+
+
+class Engine(NamedTuple):
+    """What a runtime adds to arithmetic.
+
+    seconds_per_kernel   of the host, to launch it
+    block_kernels        launched for a block of one pass
+    adapter_kernels      for the adapters' products beside it
+    dequantise_kernels   for its 4-bit weights, where they are not dequantised within the product
+    waits                the host needs a step's tokens before it launches the next
+    activation_share     of the traffic that an eager block has beside its products
+    element_bytes        of an adapter's row in the bank
+    """
+
+    seconds_per_kernel: float
+    block_kernels: float
+    adapter_kernels: float
+    dequantise_kernels: float
+    waits: bool
+    activation_share: float
+    element_bytes: int
+
+    def host_seconds(self, *, adapted: bool, quantised: bool) -> float:
+        """Per block and pass."""
+        kernels = self.block_kernels + (self.adapter_kernels if adapted else 0.0)
+        return self.seconds_per_kernel * (kernels + (self.dequantise_kernels if quantised else 0.0))
+
+
+FUSED = Engine(2.2e-5, 18.5, 0, 0, waits=True, activation_share=0.3, element_bytes=4)
+"""ONNX Runtime, with adapter and 4-bit weights within this project's op: nodes of a block, counted;
+seconds of two cores to start and join one, of SmolLM2-135M in nf4 at 36 tokens a second, measured.
+"""
+CAPTURED = Engine(2e-6, 20, 8, 28, waits=True, activation_share=0.3, element_bytes=2)
+"""Graphs of kernels launched as one, 4-bit bases dequantised apart; times assumed."""
+EAGER = Engine(
+    KERNEL_SECONDS, EAGER_KERNELS, 8, 28, waits=False, activation_share=1.0, element_bytes=2
+)
+"""PyTorch, operation by operation."""
+EAGER_SERVER = EAGER._replace(block_kernels=20, waits=True, activation_share=0.3)
+"""The same with fused norms and activations, under a scheduler that waits for each step."""
+ENGINES = {
+    "paretune": FUSED,
+    "onnxruntime": FUSED,
+    "onnxruntime-genai": FUSED,
+    "llama.cpp": CAPTURED._replace(dequantise_kernels=0),
+    "vllm": CAPTURED,
+    "lorax": CAPTURED,
+}
 
 
 class Work(NamedTuple):
+    """Operations by arithmetic, bytes by kind, and seconds of the host; numbers or columns."""
+
     flops: float
     bytes_moved: float
+    adapter_flops: float = 0.0
+    fast_flops: float = 0.0
+    traffic_bytes: float = 0.0
+    link_bytes: float = 0.0
+    host_seconds: float = 0.0
+    waits: bool = True
 
     def seconds(self, device: Hardware, compute: str) -> float | None:
         """None where the device's figures are unknown."""
-        peak = device.bf16_tflops if compute == "bf16" else device.fp32_tflops
-        if peak is None or device.bandwidth_gb_per_second is None:
+        rates = reached(device, compute)
+        if rates is None:
             return None
-        arithmetic = self.flops / (peak * 1e12 * COMPUTE_FRACTION)
-        traffic = self.bytes_moved / (device.bandwidth_gb_per_second * 1e9 * BANDWIDTH_FRACTION)
-        return max(arithmetic, traffic)
+        arithmetic = self.flops / rates.compute + self.adapter_flops / rates.adapter
+        arithmetic = arithmetic + self.fast_flops / rates.fast
+        products = larger(arithmetic, self.bytes_moved / rates.bandwidth)
+        busy = products + self.traffic_bytes / rates.bandwidth + self.link_bytes / rates.link
+        return busy + self.host_seconds if self.waits else larger(busy, self.host_seconds)
 
 
 class Served(NamedTuple):
-    """How the base is stored and the adapter is carried."""
+    """How the base is stored and the adapter is carried, by which engine.
+
+    `miss_rate` is the share of requests whose tenant is not in the bank.
+    """
 
     format: str
     export: str
     precision: str
+    engine: Engine = FUSED
+    miss_rate: float = 0.0
+
+
+class Throughput(NamedTuple):
+    """Of one device with a full batch."""
+
+    requests_per_second: float
+    tokens_per_second: float
 
 
 def first_token(shape: Architecture, adapter: AdapterCost, served: Served, load: Load) -> Work:
     """One prompt of one tenant, and its first token or its label."""
-    tokens = load.prompt_tokens
+    tokens = load.prompt_tokens + adapter.input_tokens
     scores = 4.0 * shape.layers * tokens * tokens * shape.heads * shape.head_dim
     head = 2.0 * shape.vocab * shape.hidden if load.causal else 0.0
-    flops = tokens * _block_flops(shape, adapter, served) + _dequantise(shape, served)
-    moved = weights_bytes(shape, served.format, load.other_bytes) + _carried(adapter, served)
-    return Work(flops + scores + head, moved)
+    work = _pass(shape, adapter, served, load, tokens)
+    return work._replace(
+        flops=work.flops + scores + head,
+        traffic_bytes=work.traffic_bytes + _carried(adapter, served),
+        link_bytes=served.miss_rate * _carried(adapter, served),
+    )
 
 
 def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: Load) -> Work:
     """One decoding step of all active tenants in one batch, at half the context."""
     rows = load.sequences
-    head = 2.0 * shape.vocab * shape.hidden
-    flops = rows * (_block_flops(shape, adapter, served) + head) + _dequantise(shape, served)
-    streamed = weights_bytes(shape, served.format, load.other_bytes)
+    work = _pass(shape, adapter, served, load, rows)
+    streamed = work.bytes_moved
     if not shape.tied:
         # The embedding is looked up, not streamed.
-        streamed -= shape.vocab * shape.hidden * load.other_bytes
+        streamed = streamed - shape.vocab * shape.hidden * load.other_bytes
     if served.export == "merged":
         # Each tenant has its own weights, so a batch shares nothing.
-        streamed *= rows
-    cache = rows * cache_bytes(shape, load) / 2
-    return Work(flops, streamed + cache + rows * _carried(adapter, served))
+        streamed = streamed * rows
+    context = load.context_length / 2 + adapter.input_tokens + adapter.cache_tokens
+    cached = cache_bytes(shape, load) * context / load.context_length
+    gathered = rows * (cached + _carried(adapter, served))
+    return work._replace(
+        flops=work.flops + rows * 2.0 * shape.vocab * shape.hidden,
+        bytes_moved=streamed,
+        traffic_bytes=work.traffic_bytes + gathered,
+    )
 
 
-def training_step(shape: Architecture, adapter: AdapterCost, tokens: int, passes: float) -> Work:
-    """`passes` counts forward-equivalents over the base: 2 frozen, 3 trained, +1 recomputed.
+def throughput(
+    prompt: Work, step: Work, load: Load, output_tokens: float, device: Hardware, compute: str
+) -> Throughput | None:
+    """Of continuous batching: a request takes its prompt, and its share of every step it is in.
 
-    The adapter costs three whatever the base: forward, and the gradients of x and of itself.
+    Prompts that wait are read in one pass, so their launches are shared and left out. None where
+    the device's figures are unknown.
     """
-    base = 2.0 * (shape.linear_parameters + shape.vocab * shape.hidden)
-    own = 2.0 * adapter.multiplications
-    return Work(tokens * (passes * base + (passes + 1.0) * own), 0.0)
+    reading = prompt._replace(host_seconds=0.0).seconds(device, compute)
+    decoding = step.seconds(device, compute)
+    if reading is None or decoding is None:
+        return None
+    request = reading + output_tokens * decoding / load.sequences
+    return Throughput(1.0 / request, output_tokens / request)
 
 
-def _block_flops(shape: Architecture, adapter: AdapterCost, served: Served) -> float:
-    """Per token, in fp32-equivalent operations."""
-    base = 2.0 * shape.linear_parameters
-    if served.precision == "fast":
-        base /= FAST_SPEEDUP
-    own = 2.0 * adapter.multiplications if served.export == "unmerged" else 0.0
-    return base + own
+def miss_rate(active_tenants: int, slots: int) -> float:
+    """Of requests spread evenly over the active tenants, those that find no row of theirs."""
+    return max(0.0, 1.0 - slots / active_tenants)
 
 
-def _dequantise(shape: Architecture, served: Served) -> float:
-    return DEQUANTISE_FLOPS * shape.linear_parameters if served.format == "nf4" else 0.0
+def training_step(
+    shape: Architecture,
+    adapter: AdapterCost,
+    tokens: float,
+    passes: float,
+    *,
+    micro_batches: float = 1,
+    sequence_length: float = 0,
+    recomputes: float = 0.0,
+    format_: str = "bf16",
+    compute: str = "bf16",
+    trained: float | None = None,
+    trained_bytes: float = 4.0,
+) -> Work:
+    """`tokens` of `micro_batches` and one update of `trained` numbers.
+
+    `passes` counts forward-equivalents over the base: 2 frozen, 3 trained, +1 recomputed, of which
+    `recomputes` says how many. The adapter costs three whatever the base: forward, and the
+    gradients of x and of itself. `trained` defaults to the adapter's own.
+    """
+    updated = adapter.trainable_parameters if trained is None else trained
+    element = COMPUTE_BYTES[compute]
+    length = where(sequence_length > 0, sequence_length, 1.0)
+    added = where(sequence_length > 0, adapter.input_tokens, 0.0)
+    all_tokens = tokens * adapter.forward_passes * (1.0 + added / length)
+    base = 2.0 * (_multiplied(shape) + shape.vocab * shape.hidden)
+    scores = 2.0 * shape.layers * sequence_length * shape.heads * shape.head_dim
+    own_passes = 2.0 * (3.0 + recomputes)
+    own = tokens * adapter.multiplications + micro_batches * adapter.pass_multiplications
+    walks = 1.0 + BACKWARD_TRAFFIC + recomputes
+    moved = walks * _activation_bytes(shape, element) + LOGIT_TRAFFIC_BYTES * shape.vocab
+    kept = SAVED_TRAFFIC_BYTES * (
+        tokens * adapter.saved_elements + micro_batches * adapter.pass_elements
+    )
+    converted = (2.0 + recomputes) * micro_batches * _converted_bytes(shape, format_, compute)
+    return Work(
+        flops=all_tokens * passes * (base + scores),
+        bytes_moved=passes * micro_batches * element * shape.linear_parameters,
+        adapter_flops=own_passes * own,
+        traffic_bytes=all_tokens * moved
+        + kept
+        + converted
+        + ADAMW_PASSES * trained_bytes * updated,
+        host_seconds=micro_batches
+        * _blocks(shape)
+        * EAGER.host_seconds(adapted=True, quantised=format_ == "nf4")
+        * (1.0 + BACKWARD_HOST + recomputes),
+        waits=False,
+    )
+
+
+def cost_usd(seconds: float | None, device: Hardware) -> float | None:
+    """At the device's price by the hour; None where either is unknown."""
+    if seconds is None or device.price_per_hour_usd is None:
+        return None
+    return seconds / 3600.0 * device.price_per_hour_usd
+
+
+def _pass(
+    shape: Architecture, adapter: AdapterCost, served: Served, load: Load, tokens: float
+) -> Work:
+    """What one forward pass over `tokens` has in common, as prompt or as batch."""
+    unmerged = served.export == "unmerged"
+    engine, fast = served.engine, served.precision == "fast"
+    quantised = served.format == "nf4"
+    products = 2.0 * tokens * _multiplied(shape)
+    traffic = tokens * engine.activation_share * _activation_bytes(shape, load.other_bytes)
+    if quantised and engine.dequantise_kernels:
+        # Written in the arithmetic's type, and read again by the product.
+        traffic = traffic + shape.linear_parameters * 2.0 * load.other_bytes
+    return Work(
+        flops=(0.0 if fast else products)
+        + (DEQUANTISE_FLOPS * shape.linear_parameters if quantised else 0.0),
+        bytes_moved=weights_bytes(shape, served.format, load.other_bytes)
+        - _untouched_bytes(shape, served.format, tokens),
+        adapter_flops=2.0 * tokens * adapter.served_multiplications if unmerged else 0.0,
+        fast_flops=products if fast else 0.0,
+        traffic_bytes=traffic,
+        host_seconds=_blocks(shape) * engine.host_seconds(adapted=unmerged, quantised=quantised),
+        waits=engine.waits,
+    )
+
+
+def _multiplied(shape: Architecture) -> int:
+    """Weights that a token passes."""
+    return shape.active_linear_parameters
+
+
+def _blocks(shape: Architecture) -> int:
+    return shape.layers + shape.encoder_layers
+
+
+def _activation_bytes(shape: Architecture, element: int) -> float:
+    """Read and written per token by the operations of all blocks beside the products, forward."""
+    rotated = (shape.heads + shape.kv_heads) * shape.head_dim
+    if shape.position != "rotary":
+        rotated = 0
+    passes = GATED_PASSES if shape.gated else UNGATED_PASSES
+    elements = RESIDUAL_PASSES * shape.hidden + ROTATION_PASSES * rotated
+    elements += passes * shape.active_intermediate
+    return _blocks(shape) * (2 * NORM_BYTES * shape.hidden + elements * element)
+
+
+def _converted_bytes(shape: Architecture, format_: str, compute: str) -> float:
+    """Read and written to have every linear's weight once in the arithmetic's type."""
+    if format_ == compute:
+        return 0.0
+    element = COMPUTE_BYTES[compute]
+    return shape.linear_parameters * (BITS_PER_WEIGHT[format_] / 8 + 2.0 * element)
+
+
+def _untouched_bytes(shape: Architecture, format_: str, tokens: float) -> float:
+    """Of the experts that none of the tokens is routed to, where routes are even."""
+    if not shape.experts:
+        return 0.0
+    routed = shape.idle_parameters * shape.experts / (shape.experts - shape.experts_per_token)
+    missed: float = (1.0 - shape.experts_per_token / shape.experts) ** tokens
+    return routed * missed * BITS_PER_WEIGHT[format_] / 8
 
 
 def _carried(adapter: AdapterCost, served: Served) -> float:
-    return adapter.row_bytes if served.export == "unmerged" else 0.0
+    """Bytes of a tenant's row in the engine's type; the bank's own is fp32."""
+    if served.export != "unmerged":
+        return 0.0
+    return adapter.row_bytes * served.engine.element_bytes / 4

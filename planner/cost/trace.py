@@ -1,9 +1,8 @@
-"""What a method's update costs on one linear, found by running the update on shapes alone."""
+"""What a method costs on one site: its update run on shapes alone, or what it declares."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-from planner.method import Method, Site, Target, TensorSpec, target_dimensions
+from planner.method import Cost, Dimensions, Method, Site, Target, TensorSpec
 from planner.update import Dense, InputScale, LowRank, OutputScale, OutputShift, Part, Update
 
 FLOAT_BYTES = 4
@@ -87,47 +86,80 @@ def _broadcast(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]
     return tuple(max(a, b) for a, b in zip(one, two, strict=True))
 
 
-class LinearCost(NamedTuple):
-    """Of one adapted linear: per token, multiplications and elements kept for the backward pass
-    besides its input; per tenant, the bytes of its row.
+class SiteCost(NamedTuple):
+    """Of one site: planner.method.Cost, and per tenant the bytes of its row in the bank and the
+    multiplications that serving it takes.
     """
 
     multiplications: int
     saved_elements: int
     row_bytes: int
     saves_input: bool
+    served_multiplications: int
+    pass_multiplications: int = 0
+    pass_elements: int = 0
+    workspace_elements: int = 0
 
 
-def linear_cost(
-    method: Method, rank: int | None, target: Target, widest: dict[str, int]
-) -> LinearCost:
-    """Cost of the method on one linear; `widest` is planner.method.model_dimensions of all."""
-    parts = [_part_cost(part, target) for part in trace(method, rank, target, widest)]
-    return LinearCost(
-        multiplications=sum(p.multiplications for p in parts),
-        saved_elements=sum(p.saved_elements for p in parts),
-        row_bytes=sum(p.row_bytes for p in parts),
-        saves_input=any(p.saves_input for p in parts),
+def linear_cost(method: Method, target: Target, dimensions: Dimensions) -> SiteCost:
+    """Cost of the method on one linear, whose lengths `dimensions` holds."""
+    declared = method.costs.get("target")
+    if declared is not None:
+        return declared_cost(method, declared(dimensions), dimensions)
+    parts = [_part_cost(part, target) for part in trace(method, target, dimensions)]
+    multiplications = sum(part.multiplications for part in parts)
+    return SiteCost(
+        multiplications=multiplications,
+        saved_elements=sum(part.saved_elements for part in parts),
+        row_bytes=sum(part.row_bytes for part in parts),
+        saves_input=any(part.saves_input for part in parts),
+        served_multiplications=multiplications,
     )
 
 
-def trace(method: Method, rank: int | None, target: Target, widest: dict[str, int]) -> Update:
+def declared_cost(method: Method, cost: Cost, dimensions: Dimensions) -> SiteCost:
+    """A declared cost; what converts to a pair without loss is served as that pair."""
+    multiplications, row = cost.multiplications, _vector(cost.row_elements or 0)
+    conversion = method.converts_to
+    if cost.row_elements is None and conversion is not None and conversion.exact:
+        rank, out, in_ = conversion.rank(dimensions), dimensions["out"], dimensions["in"]
+        multiplications, row = rank * (out + in_), _vector(rank * out) + _vector(rank * in_)
+    return SiteCost(
+        multiplications=cost.multiplications,
+        saved_elements=cost.saved_elements,
+        row_bytes=row,
+        saves_input=cost.saves_input,
+        served_multiplications=multiplications,
+        pass_multiplications=cost.pass_multiplications,
+        pass_elements=cost.pass_elements,
+        workspace_elements=cost.workspace_elements,
+    )
+
+
+def trace(method: Method, target: Target, dimensions: Dimensions) -> Update:
     """The update of that linear with ShapeTensors in place of tensors."""
-    dimensions = target_dimensions(target, rank) | widest
     tensors = {
         spec.name: _tensor(spec, dimensions)
-        for spec in (*method.model_tensors(), *method.tensors_for(target.role))
+        for spec in method.tensors
+        if spec.roles is None or target.role in spec.roles
     }
     weight = ShapeTensor((target.out_features, target.in_features), trained=method.trains_base)
     return method.update(tensors, Site(target, weight, None, 1.0))
 
 
-def _tensor(spec: TensorSpec, dimensions: Mapping[str, int]) -> ShapeTensor:
+class _PartCost(NamedTuple):
+    multiplications: int
+    saved_elements: int
+    row_bytes: int
+    saves_input: bool
+
+
+def _tensor(spec: TensorSpec, dimensions: Dimensions) -> ShapeTensor:
     shared = spec.scope == "model" and not spec.trainable
     return ShapeTensor(spec.resolve(dimensions), trained=spec.trainable, shared=shared)
 
 
-def _part_cost(part: Part, target: Target) -> LinearCost:
+def _part_cost(part: Part, target: Target) -> _PartCost:
     height, width = target.out_features, target.in_features
     match part:
         case LowRank():
@@ -135,16 +167,16 @@ def _part_cost(part: Part, target: Target) -> LinearCost:
         case OutputScale(scale=scale):
             # The gradient of the scale needs the output of the base.
             saved = height if scale.trained else 0
-            return LinearCost(height, saved, _vector(height), saves_input=False)
+            return _PartCost(height, saved, _vector(height), saves_input=False)
         case InputScale(scale=scale):
-            return LinearCost(width, 0, _vector(width), saves_input=scale.trained)
+            return _PartCost(width, 0, _vector(width), saves_input=scale.trained)
         case OutputShift():
-            return LinearCost(height, 0, _vector(height), saves_input=False)
+            return _PartCost(height, 0, _vector(height), saves_input=False)
         case Dense(weight=weight):
-            return LinearCost(0, 0, 0, saves_input=weight.trained)
+            return _PartCost(0, 0, 0, saves_input=weight.trained)
 
 
-def _low_rank_cost(part: LowRank) -> LinearCost:
+def _low_rank_cost(part: LowRank) -> _PartCost:
     """x kept for A's gradient, A x for B's and d's, d A x for B's, B(...) for e's."""
     rank, width = part.a.shape
     height = part.b.shape[0]
@@ -156,7 +188,7 @@ def _low_rank_cost(part: LowRank) -> LinearCost:
     if part.output_scale is not None:
         multiplications += height
         saved += height if _trained(part.output_scale) else 0
-    return LinearCost(multiplications, saved, _pair_bytes(part), saves_input=part.a.trained)
+    return _PartCost(multiplications, saved, _pair_bytes(part), saves_input=part.a.trained)
 
 
 def _trained(tensor: ShapeTensor | None) -> bool:

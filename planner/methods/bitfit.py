@@ -17,11 +17,9 @@ METHOD = Method(
     name="bitfit",
     title="BitFit",
     paper="arXiv:2106.10199",
+    builds=True,
     tensors=(TensorSpec("bias_shift", ("out",), "constant", 0.0),),
     update=update,
-    scaling=None,
-    ranks=(),
-    default_alpha=None,
     # The paper's best rates were 1e-4 to 1e-3, five to ten times those of full fine-tuning.
     learning_rate=1e-3,
 )

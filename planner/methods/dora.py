@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from planner.method import Site, TensorSpec
+from planner.method import TRUNCATED, Site, TensorSpec
 from planner.methods.lora import METHOD as LORA
 from planner.update import LowRank, OutputScale, Tensor, Update, detached, row_norm
 
@@ -27,5 +27,6 @@ METHOD = replace(
     update=update,
     needs_weight="every_step",
     learning_rate=1e-4,
+    converts_to=TRUNCATED,
     peft_config={"peft_type": "LORA", "use_dora": True},
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from planner.method import Method, Site
+from planner.method import TRUNCATED, Method, Site
 from planner.update import Dense, Tensor, Update
 
 
@@ -14,14 +14,13 @@ METHOD = Method(
     name="full",
     title="full fine-tuning",
     paper=None,
+    builds=True,
     tensors=(),
     update=update,
-    scaling=None,
-    ranks=(),
-    default_alpha=None,
     formats=("fp32", "bf16"),
     needs_weight="every_step",
     trains_base=True,
     learning_rate=2e-5,
     serves=("merged",),
+    converts_to=TRUNCATED,
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from planner.method import Method, Site, TensorSpec
+from planner.method import TRUNCATED, Method, Site, TensorSpec
 from planner.update import InputScale, OutputScale, OutputShift, Tensor, Update
 
 SCALED_OUTPUT = ("attention.key", "attention.value")
@@ -23,15 +23,14 @@ METHOD = Method(
     name="ia3",
     title="IA3",
     paper="arXiv:2205.05638",
+    builds=True,
     tensors=(
         TensorSpec("ia3_l", ("out", 1), "constant", 1.0, roles=SCALED_OUTPUT, peft_key="ia3_l"),
         TensorSpec("ia3_l", (1, "in"), "constant", 1.0, roles=SCALED_INPUT, peft_key="ia3_l"),
     ),
     update=update,
-    scaling=None,
-    ranks=(),
-    default_alpha=None,
     targets=(*SCALED_OUTPUT, *SCALED_INPUT),
     learning_rate=5e-3,
+    converts_to=TRUNCATED,
     peft_config={"peft_type": "IA3"},
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from planner.method import Method, Site, TensorSpec
+from planner.method import SAME_RANK, Method, Site, TensorSpec
 from planner.update import LowRank, Tensor, Update
 
 
@@ -14,6 +14,7 @@ METHOD = Method(
     name="lora",
     title="LoRA",
     paper="arXiv:2106.09685",
+    builds=True,
     tensors=(
         TensorSpec("lora_A", ("rank", "in"), "kaiming_uniform", peft_key="lora_A.weight"),
         TensorSpec("lora_B", ("out", "rank"), "constant", 0.0, peft_key="lora_B.weight"),
@@ -23,5 +24,6 @@ METHOD = Method(
     ranks=(4, 8, 16, 32, 64, 128),
     default_alpha=lambda rank: 2.0 * rank,
     learning_rate=2e-4,
+    converts_to=SAME_RANK,
     peft_config={"peft_type": "LORA"},
 )

@@ -7,7 +7,7 @@ pair stays in the update as a frozen second pair; it is folded into the base for
 from collections.abc import Mapping
 from dataclasses import replace
 
-from planner.method import Site, TensorSpec
+from planner.method import Conversion, Site, TensorSpec
 from planner.methods.lora import METHOD as LORA
 from planner.update import LowRank, Tensor, Update
 
@@ -34,5 +34,7 @@ METHOD = replace(
     default_alpha=float,
     needs_weight="at_initialization",
     learning_rate=1e-4,
+    # The pair and the one it started from.
+    converts_to=Conversion(lambda d: 2 * d["rank"]),
     peft_config={"peft_type": "LORA", "init_lora_weights": "pissa"},
 )

@@ -6,7 +6,7 @@ seed; only the vectors b and d are trained and stored.
 
 from collections.abc import Mapping
 
-from planner.method import Method, Site, TensorSpec
+from planner.method import SAME_RANK, Method, Site, TensorSpec
 from planner.update import LowRank, Tensor, Update
 
 
@@ -25,6 +25,7 @@ METHOD = Method(
     name="vera",
     title="VeRA",
     paper="arXiv:2310.11454",
+    builds=True,
     tensors=(
         TensorSpec(
             "vera_A",
@@ -48,9 +49,8 @@ METHOD = Method(
         TensorSpec("vera_lambda_b", ("out",), "constant", 0.0, peft_key="vera_lambda_b"),
     ),
     update=update,
-    scaling=None,
     ranks=(64, 128, 256),
-    default_alpha=None,
     learning_rate=3e-3,
+    converts_to=SAME_RANK,
     peft_config={"peft_type": "VERA"},
 )

@@ -2,6 +2,10 @@
 
   python tests/bench/bench_agreement.py [--demo build/demo] [--fixtures build/fixtures] [--json]
 
+exits with 1 where a figure is outside its limit (LIMITS).
+
+onnx ÷ torch   exact arithmetic in ONNX Runtime against transformers' own model holding the same
+               weights (4-bit ones dequantised, the tenant folded in): the largest error of a logit
 fast ÷ exact   the 4-bit artifact in both precisions over 2,000 held-out tokens: perplexity and
                top-1 agreement
 mixed ÷ alone  base, a LoRA r4, a DoRA r16 and the artifact's own tenants in one batch, in every
@@ -11,11 +15,13 @@ mixed ÷ alone  base, a LoRA r4, a DoRA r16 and the artifact's own tenants in on
 import argparse
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from transformers import AutoModelForCausalLM
 
 from compiler import adapter as adapters
 from compiler.data import encode, read
@@ -23,33 +29,63 @@ from compiler.engine import Engine, library_path
 from compiler.frozen_weights import base_weight
 from compiler.generation import negative_log_likelihood
 from compiler.initializers import initialize
-from compiler.manifest import Manifest
+from compiler.manifest import BASE, Manifest
+from compiler.merge import fold_row
+from compiler.row import unpack_row
 from compiler.session import Session
 from compiler.tenant_graph import TenantGraph
-from compiler.tenants import read_row
+from compiler.tenants import bank_sites, read_row
 from planner.method import ALL_LINEAR, Target, method
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 2000
 LENGTH = 192
+FORMATS = ("fp32", "nf4")
+LIMITS = {
+    "against_torch": 1e-3,
+    "mixed_against_alone": 1e-5,
+    "perplexity_ratio": 0.02,
+    "top1": 0.95,
+}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", type=Path, default=ROOT / "build/demo")
     parser.add_argument("--fixtures", type=Path, default=ROOT / "build/fixtures")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    demo, fixtures = arguments.demo, arguments.fixtures
     report = {
         "schema_version": 1,
-        "fast_against_exact": fast_against_exact(arguments.demo / "nf4", arguments.fixtures),
-        "mixed_against_alone": {
-            name: mixed_against_alone(arguments.demo / name) for name in ("fp32", "nf4")
-        },
+        "limits": LIMITS,
+        "against_torch": {name: against_torch(demo / name, fixtures) for name in FORMATS},
+        "fast_against_exact": fast_against_exact(demo / "nf4", fixtures),
+        "mixed_against_alone": {name: mixed_against_alone(demo / name) for name in FORMATS},
     }
     if arguments.json:
         print(json.dumps(report, indent=2))
-        return
+    else:
+        show(report)
+    return int(not within(report))
+
+
+def within(report: dict) -> bool:
+    """Whether every figure keeps its limit."""
+    fast = report["fast_against_exact"].values()
+    return (
+        max(max(rows.values()) for rows in report["against_torch"].values())
+        <= LIMITS["against_torch"]
+        and max(report["mixed_against_alone"].values()) <= LIMITS["mixed_against_alone"]
+        and all(abs(r["fast"] / r["exact"] - 1) <= LIMITS["perplexity_ratio"] for r in fast)
+        and all(r["top1"] >= LIMITS["top1"] for r in fast)
+    )
+
+
+def show(report: dict) -> None:
+    for name, rows in report["against_torch"].items():
+        for tenant, error in rows.items():
+            print(f"{name}, {tenant}: largest error of a logit against torch {error:.2e}")
     for tenant, row in report["fast_against_exact"].items():
         print(
             f"{tenant}: {row['tokens']} tokens, perplexity {row['exact']:.3f} exact, "
@@ -79,6 +115,51 @@ def in_precision(folder: Path, precision: str) -> TenantGraph:
     for name in manifest.tenants:
         graph.add(name, read_row(folder, name), manifest.tenants[name])
     return graph
+
+
+def exact_graph(folder: Path) -> TenantGraph:
+    """The artifact's own graph, or that of a fast artifact in exact arithmetic."""
+    session = Session.open(folder)
+    return (
+        session._graph if session.manifest.precision == "exact" else in_precision(folder, "exact")
+    )
+
+
+def against_torch(folder: Path, fixtures: Path) -> dict[str, float]:
+    """Per tenant and for the base, over four held-out texts of each tenant."""
+    graph, session = exact_graph(folder), Session.open(folder)
+    manifest = session.manifest
+    texts = [
+        example.input_ids[None]
+        for data in manifest.tenants
+        for example in encode(
+            read(fixtures / "data" / f"{data}.held_out.jsonl", "causal_lm")[:4],
+            session.tokenizer,
+            LENGTH,
+        ).examples
+    ]
+    model = AutoModelForCausalLM.from_pretrained(fixtures / "smollm2", dtype=torch.float32).eval()
+    found = {}
+    for tenant in (BASE, *manifest.tenants):
+        hold(model, folder, manifest, tenant)
+        with torch.no_grad():
+            found[tenant] = max(
+                float(np.abs(graph.logits(ids, np.ones_like(ids), [tenant]) - wanted).max())
+                for ids in texts
+                for wanted in [model(torch.from_numpy(ids)).logits.numpy()]
+            )
+    return found
+
+
+def hold(model: torch.nn.Module, folder: Path, manifest: Manifest, tenant: str) -> None:
+    """Give transformers' model the weights that the tenant is served with."""
+    lowered = {} if tenant == BASE else unpack_row(bank_sites(manifest), read_row(folder, tenant))
+    for site in manifest.sites:
+        weight = base_weight(folder, manifest, site.name)
+        if site.name in lowered:
+            weight, shift = fold_row(lowered[site.name], weight)
+            assert shift is None, "this model's linears have no bias"
+        model.get_submodule(site.name).weight.data = torch.from_numpy(weight.copy())
 
 
 def fast_against_exact(folder: Path, fixtures: Path) -> dict[str, dict[str, float]]:
@@ -169,4 +250,4 @@ def mixed_against_alone(folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,7 +18,7 @@ from compiler.artifact import verify
 from compiler.cli import main
 from compiler.session import Session
 from planner.errors import UsageError
-from planner.method import Method, methods
+from planner.method import Method, buildable
 
 Build = Callable[..., Result]
 
@@ -99,7 +99,7 @@ def choices(method: Method) -> list[str]:
     return [f"--set=candidate.{key}={json.dumps(value)}" for key, value in chosen.items()]
 
 
-@pytest.mark.parametrize("method", methods().values(), ids=methods())
+@pytest.mark.parametrize("method", buildable().values(), ids=buildable())
 def test_every_method_builds(place: Path, build: Build, tmp_path: Path, method: Method) -> None:
     options = ["--set=training.max_steps=2", *choices(method)]
     succeeded(build(place, tmp_path / "out", *options, tenants=("odd",)))
@@ -131,7 +131,7 @@ def test_full_fine_tuning_keeps_a_tied_head_tied(
     toy: ModuleType, build: Build, tmp_path: Path
 ) -> None:
     toy.write_place(tmp_path, layers=1, tied=True, max_steps=2)
-    options = [*choices(methods()["full"]), "--set=candidate.learning_rate=1e-2"]
+    options = [*choices(buildable()["full"]), "--set=candidate.learning_rate=1e-2"]
     succeeded(build(tmp_path, tmp_path / "out", *options, tenants=("odd",)))
     assert agreements(tmp_path / "out")["odd"] <= 1e-4
     session = Session.open(tmp_path / "out")

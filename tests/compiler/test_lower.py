@@ -11,13 +11,13 @@ from compiler.row import Site as BankSite
 from compiler.row import pack_row, unpack_row
 from planner import update
 from planner.errors import IncompatibleError
-from planner.method import Site, Target, method, methods, model_dimensions, target_dimensions
+from planner.method import Site, Target, buildable, method, model_dimensions, target_dimensions
 from planner.update import LowRank
 
 ATTENTION = Target("model.q_proj", "attention.key", 24, 40)
 DOWN = Target("model.down_proj", "mlp.down", 40, 72)
 TARGETS = (ATTENTION, DOWN)
-UNMERGED = [name for name, record in methods().items() if "unmerged" in record.serves]
+UNMERGED = [name for name, record in buildable().items() if "unmerged" in record.serves]
 
 # Float32 sums of up to 72 products of unit normals: about 72 * 6e-8 * 8 = 3e-5 of absolute error
 # would need every rounding to go one way; 1e-5 of the greatest output is three times what occurs.

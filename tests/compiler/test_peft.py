@@ -35,8 +35,8 @@ from planner.method import (
     ALL_LINEAR,
     Site,
     Target,
+    buildable,
     method,
-    methods,
     model_dimensions,
     target_dimensions,
 )
@@ -310,7 +310,7 @@ def random_adapter(name, targets, rank):
     return replace(adapter, ranks=ranks if record.ranks else {}, scalings=scalings)
 
 
-EXPORTED = [name for name, record in methods().items() if record.peft_config]
+EXPORTED = [name for name, record in buildable().items() if record.peft_config]
 
 
 @pytest.mark.parametrize("name", EXPORTED)

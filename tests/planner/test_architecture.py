@@ -72,7 +72,7 @@ def test_digest_counts_learned_positions() -> None:
 
 
 def test_unknown_family_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown model_type 'mamba'; families are llama, "):
+    with pytest.raises(UsageError, match=r"unknown model_type 'mamba'; families are bart, "):
         architecture(TINY | {"model_type": "mamba"})
 
 
@@ -80,3 +80,19 @@ def test_unknown_family_is_named_with_the_known_ones() -> None:
 def test_unusable_field_is_named(value: object) -> None:
     with pytest.raises(UsageError, match="no usable hidden_size"):
         architecture(TINY | {"hidden_size": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("smollm2-135m", "f9a5ca27e23a4de348fa8a63a5a9396f2188772d4822cf6021d3f81cd956999c"),
+        ("mistral-7b", "b684df23c68cb9e0f4c58a4829ec37fe1a694a3200dce97de8caa36370f1a504"),
+        ("qwen2.5-0.5b", "02c57f0ca5a452c7205c66dfd8d5dfee1d16760ee8dddc42ab61f2beffa218e8"),
+        ("qwen3-8b", "17c18fc9811325797c90e30ccd832433ef297ebed4d8023e298e47dd76091c2d"),
+        ("gpt2", "1c89c82f823cae7f3122c157dc9ab03fc56a7c3bce5c521acd2d13bf7f9ca85a"),
+        ("bert-base", "428457484bc9b21643ebf41788801df40165ebde9d9dc19b6571faafac6900da"),
+        ("roberta-base", "57518330ee3174f0bda6a02825c8d9294366b193862aaf065eee9138639aae0d"),
+    ],
+)
+def test_digests_in_plans_already_made_stand(name: str, digest: str) -> None:
+    assert catalog.config_digest(catalog.model(name).config) == digest

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,9 +15,21 @@ from planner.spec import Hardware
 def test_every_hardware_figure_has_a_source(name: str) -> None:
     entry = catalog.entry("hardware", name)
     assert entry["name"] == name
-    figures = [key for key in Hardware.model_fields if key != "kind"]
-    assert set(figures) == set(entry["sources"])  # type: ignore[call-overload]
-    assert isinstance(catalog.hardware(name), Hardware)
+    sources = cast(dict[str, str], entry["sources"])
+    assert set(sources) == set(Hardware.model_fields) - {"kind", "measured"}
+    device = catalog.hardware(name)
+    for key, source in sources.items():
+        unknown = source.startswith(("unknown: ", "none", "assumed: no "))
+        assert unknown == (getattr(device, key) is None), (name, key)
+
+
+def test_thirty_devices_and_the_rates_of_each_are_in_order() -> None:
+    names = catalog.names("hardware")
+    assert len(names) >= 30
+    for device in map(catalog.hardware, names):
+        rates = [device.fp32_tflops, device.bf16_tflops, device.int8_tops]
+        known = [rate for rate in rates if rate is not None]
+        assert known == sorted(known), device
 
 
 def test_catalogues_hold_what_a_first_user_looks_for() -> None:

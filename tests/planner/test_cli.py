@@ -76,9 +76,9 @@ def test_schema_prints_a_json_schema(name: str) -> None:
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("methods", "lora        LoRA                arXiv:2106.09685"),
+        ("methods", "lora           LoRA               arXiv:2106.09685  yes"),
         ("models", "llama-3.1-8b        Llama 3.1 8B"),
-        ("hardware", "l40s                NVIDIA L40S"),
+        ("hardware", f"l40s{44.988:>29.4g}{864:>9}"),
     ],
 )
 def test_listings(command: str, line: str) -> None:
@@ -121,7 +121,8 @@ MISTAKES = [
     ),
     (
         {"task": "causal-lm"},
-        "task: input should be 'causal_lm' or 'sequence_classification', not \"causal-lm\"",
+        "task: input should be 'causal_lm', 'seq2seq_lm', 'sequence_classification' or "
+        "'image_classification', not \"causal-lm\"",
         "did you mean 'causal_lm'?",
     ),
     ({"vram_gib": "lots"}, "vram_gib: input should be a valid number, ", None),

@@ -37,9 +37,10 @@ def test_planner_imports_only_its_own_layer() -> None:
 
 
 def test_exported_names() -> None:
-    names = ["Candidate", "Figure", "Plan", "Rejection", "Spec", "Training", "recommend"]
-    assert planner.__all__ == names
-    assert all(getattr(planner, name) for name in names)
+    names = {"Spec", "Plan", "Case", "Frontier", "recommend", "frontier", "estimate"}
+    assert names <= set(planner.__all__)
+    # A module of the same name would hide the function.
+    assert all(callable(getattr(planner, name)) for name in planner.__all__)
 
 
 def loaded_after(code: str) -> set[str]:

@@ -74,10 +74,14 @@ OTHER: dict[str, object] = {
     "training.hardware.bandwidth_gb_per_second": None,
     "training.hardware.fp32_tflops": 2,
     "training.hardware.bf16_tflops": 1,
+    "training.hardware.int8_tops": 3,
+    "training.hardware.price_per_hour_usd": 2,
+    "training.hardware.measured": True,
     "serving.hardware": "cpu-16core",
     "serving.memory_gib": 1.2,
     "serving.tenants": 9,
     "serving.active_tenants": 2,
+    "serving.slots": 3,
     "serving.context_length": 64,
     "serving.prompt_tokens": 10,
     "serving.first_token_ms": 1,
@@ -88,6 +92,9 @@ OTHER: dict[str, object] = {
     "serving.hardware.bandwidth_gb_per_second": 1,
     "serving.hardware.fp32_tflops": None,
     "serving.hardware.bf16_tflops": 1,
+    "serving.hardware.int8_tops": 3,
+    "serving.hardware.price_per_hour_usd": 2,
+    "serving.hardware.measured": True,
     "data.examples": 17,
     "data.mean_tokens": 99,
     "data.labels": 7,
@@ -105,6 +112,7 @@ OTHER: dict[str, object] = {
     "pinned.precision": "fast",
 }
 NEEDS_CLASSIFIER = {"data.labels"}
+NEEDS_FAST = {"training.hardware.int8_tops", "serving.hardware.int8_tops"}
 NEEDS_BF16_RUNTIME = {"serving.hardware.bf16_tflops"}
 
 
@@ -114,6 +122,10 @@ def base(path: str) -> Spec:
     if path in NEEDS_CLASSIFIER:
         return Spec.model_validate(CLASSIFIER)
     spec = Spec.model_validate(LM)
+    if path in NEEDS_FAST:
+        # Only products with int8 activations run at that rate, and only served ones.
+        served = {"serving.hardware": None} if path.startswith("training") else {}
+        return applied(spec, Change("", {"pinned.precision": "fast", **served})) or spec
     if path in NEEDS_BF16_RUNTIME:
         return applied(spec, Change("", {"serving.runtime": "llama.cpp"})) or spec
     return spec

@@ -19,11 +19,13 @@ from compiler.passes.train_base import train_base
 from compiler.roles import targets
 from compiler.train import TensorBatch
 from compiler.training_graph import start, training_graph
-from planner.method import Method, method, methods, model_dimensions, target_dimensions
+from planner.architecture import architecture
+from planner.cost.adapter import adapter_cost, target_set
+from planner.method import Method, buildable, method, model_dimensions, target_dimensions
 from planner.plan import Candidate
 
 RANK, ALPHA = 4, 8.0
-ADAPTERS = [m for m in methods().values() if not m.trains_base]
+ADAPTERS = [m for m in buildable().values() if not m.trains_base]
 # Sums of a few hundred fp32 products of order 1, in another order: some 1e-6.
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
 
@@ -100,13 +102,15 @@ def test_a_padding_mask_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("chosen", ADAPTERS, ids=lambda m: m.name)
-def test_every_method_trains_all_its_tensors_and_counts_them(chosen, graph, ids) -> None:
+def test_every_method_trains_all_its_tensors_and_counts_them(chosen, model, graph, ids) -> None:
     tensors = random_tensors(graph, chosen)
     adapted = insert_adapters(graph.copied(), tensors, fold_frozen=True)
     adapted.graph.module(ids).square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in adapted.trainable.values())
     count = sum(p.numel() for p in adapted.trainable.values())
-    assert count == chosen.trainable_parameters(tensors.targets, RANK)
+    shape = architecture(model.config.to_dict())
+    cost = adapter_cost(chosen, RANK, target_set(tensors.targets), shape)
+    assert count == cost.trainable_parameters
 
 
 @pytest.mark.parametrize("chosen", ADAPTERS, ids=lambda m: m.name)

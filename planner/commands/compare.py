@@ -1,0 +1,61 @@
+"""Set two plans side by side: what differs, by how much, and whether that is more than noise."""
+
+from pathlib import Path
+
+import click
+
+from planner.catalog import read_object
+from planner.documents import load_plan, load_spec
+from planner.options import as_json, print_json
+from planner.plan import Figure, Plan
+from planner.recommendation import recommend
+from planner.render import figure_value, label
+
+
+@click.command("compare", epilog="Example: planner compare plan-a.json plan-b.json")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@as_json
+def command(*, first: Path, second: Path, as_json: bool) -> None:
+    """Compare FIRST with SECOND; each is a plan, or a spec whose plan is made first."""
+    plans = (_plan(first), _plan(second))
+    choices = [plan.candidate.model_dump(mode="json") for plan in plans]
+    differing = {
+        key: [one, other]
+        for key, one, other in ((k, choices[0][k], choices[1][k]) for k in choices[0])
+        if one != other
+    }
+    names = list(dict.fromkeys((*plans[0].figures, *plans[1].figures)))
+    rows = {name: [plan.figures.get(name) for plan in plans] for name in names}
+    if as_json:
+        figures = {
+            name: {
+                "first": one.model_dump(mode="json") if one else None,
+                "second": other.model_dump(mode="json") if other else None,
+                "distinct": _distinct(one, other),
+            }
+            for name, (one, other) in rows.items()
+        }
+        print_json(candidate=differing, figures=figures)
+        return
+    for key, (one, other) in differing.items():
+        click.echo(f"  {key:<36}{one!s:<46}{other!s}")
+    click.echo("")
+    for name, (one, other) in rows.items():
+        mark = "" if _distinct(one, other) else "  (within the bands)"
+        shown = [figure_value(name, figure) if figure else "none" for figure in (one, other)]
+        if one != other:
+            click.echo(f"  {label(name):<36}{shown[0]:<46}{shown[1]}{mark}")
+
+
+def _plan(path: Path) -> Plan:
+    return load_plan(path) if "candidate" in read_object(path) else recommend(load_spec(path))
+
+
+def _distinct(one: Figure | None, other: Figure | None) -> bool:
+    """Whether the bands of two known figures lie apart; without a band a number is itself."""
+    if one is None or other is None or one.value is None or other.value is None:
+        return one != other
+    low_one, high_one = one.low or one.value, one.high or one.value
+    low_other, high_other = other.low or other.value, other.high or other.value
+    return high_one < low_other or high_other < low_one

@@ -1,0 +1,69 @@
+"""Print what one explicit candidate costs, part by part."""
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from planner.documents import validated
+from planner.estimation import Case, Estimate, estimate
+from planner.options import as_json, print_json
+from planner.render import figure_lines
+from planner.spec import Attention, Checkpointing, Compute, Format, Loss, Optimizer
+
+
+def _choice(values: object) -> click.Choice[str]:
+    return click.Choice(get_args(values))
+
+
+@click.command(
+    "estimate",
+    epilog="Example: planner estimate --model llama-3.1-8b --method lora --rank 16 --format nf4 "
+    "--batch 4 --sequence 768 --hardware l4",
+)
+@click.option("--model", required=True, help="Catalogue name, config.json or its folder.")
+@click.option("--method", default="lora", show_default=True, help="See `planner methods`.")
+@click.option("--rank", type=int, help="Default: the method's rank nearest to 16.")
+@click.option("--targets", help="Roles, all-linear or module-name patterns, with commas.")
+@click.option("--format", "format_", type=_choice(Format), default="bf16", show_default=True)
+@click.option("--compute", type=_choice(Compute), default="bf16", show_default=True)
+@click.option("--adapter-dtype", type=_choice(Compute), default="fp32", show_default=True)
+@click.option("--batch", "batch_size", type=int, default=1, show_default=True)
+@click.option("--accumulation", "gradient_accumulation", type=int, default=1, show_default=True)
+@click.option("--sequence", "sequence_length", type=int, default=1024, show_default=True)
+@click.option("--checkpointing", type=_choice(Checkpointing), default="none", show_default=True)
+@click.option("--attention", type=_choice(Attention), default="flash", show_default=True)
+@click.option("--optimizer", type=_choice(Optimizer), default="adamw", show_default=True)
+@click.option("--loss", type=_choice(Loss), default="chunked", show_default=True)
+@click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the adapter.")
+@click.option("--labels", type=int, help="Classes of a classifier.")
+@click.option("--hardware", help="Catalogue name; without it times are unknown.")
+@click.option("--export", type=click.Choice(["unmerged", "merged"]), default="unmerged")
+@click.option("--precision", type=click.Choice(["exact", "fast"]), default="exact")
+@click.option("--tenants", type=int, default=1, show_default=True)
+@click.option("--active-tenants", type=int, help="Default: all.")
+@click.option("--context", "context_length", type=int, help="Tokens served per sequence.")
+@click.option("--prompt", "prompt_tokens", type=int, help="Tokens of a prompt.")
+@as_json
+def command(*, targets: str | None, format_: str, as_json: bool, **options: object) -> None:
+    """Print the cost of one candidate: memory by part, parameters, serving and latency."""
+    document = {name: value for name, value in options.items() if value is not None}
+    if targets:
+        document["targets"] = targets.split(",")
+    found = estimate(validated(Case, {**document, "format": format_}, "estimate"))
+    if as_json:
+        document = found.model_dump(mode="json")
+        print_json(case=document["case"], **found.values, figures=document["figures"])
+    else:
+        click.echo(_text(found), nl=False)
+
+
+def _text(found: Estimate) -> str:
+    case = found.case
+    model = case.model if isinstance(case.model, str) else "config"
+    rank = f" r{case.rank}" if case.rank else ""
+    head = (
+        f"{Path(model).name}: {case.method}{rank}, {case.format} base, "
+        f"batch {case.batch_size} x {case.sequence_length} tokens"
+    )
+    return "\n".join([head, "", *figure_lines(found.figures)]) + "\n"

@@ -1,0 +1,385 @@
+"""Peak allocated bytes of a training step, by part.
+
+The peak is the largest of the moments at which a step holds most:
+
+    loss        every activation, and what the loss holds besides
+    backward    every activation, and the gradients that flow through the last block
+    end         every gradient, and the first block
+    step        every gradient, and what the optimizer's step needs besides
+
+Stored weights, adapters and optimizer states are there at all of them; gradients too from the
+second micro-batch on. With checkpointing a block's activations exist only while it is recomputed.
+"""
+
+from typing import NamedTuple
+
+from planner.architecture import Architecture
+from planner.architecture.record import UNFORMATTED
+from planner.cost.activations import (
+    Pass,
+    attention_bytes,
+    block_bytes,
+    blocks,
+    outside_bytes,
+)
+from planner.cost.adapter import AdapterCost
+from planner.cost.elementwise import larger, where
+from planner.cost.framework import PARETUNE, PEFT, Framework
+from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
+from planner.method import Method
+
+FP32 = 4
+CHUNK_LOGITS = 2**25
+"""Logits that the compiler's loss holds at once (compiler/train/loss.py), reused by every chunk."""
+STATE_BLOCK = 256
+"""Numbers that share an fp32 scale in an 8-bit optimizer (Dettmers et al., 2022)."""
+GALORE_RANK = 128
+"""Of GaLore's projection where a plan gives none (Zhao et al., 2024, arXiv 2403.03507)."""
+
+STORED_BAND = 0.02
+"""Half-width for what is counted from shapes: rounding of an allocator."""
+LIVE_BAND = 0.15
+"""Half-width for what lives during a pass; assumed."""
+
+
+class TrainingMemory(NamedTuple):
+    """Bytes by part, each at its own largest; `peak_allocated_bytes` is at one moment."""
+
+    weights_bytes: float
+    adapters_bytes: float
+    gradients_bytes: float
+    optimizer_bytes: float
+    activations_bytes: float
+    logits_bytes: float
+    workspace_bytes: float
+    live_bytes: float
+
+    @property
+    def stored_bytes(self) -> float:
+        return self.weights_bytes + self.adapters_bytes + self.optimizer_bytes
+
+    @property
+    def peak_allocated_bytes(self) -> float:
+        return self.stored_bytes + self.live_bytes
+
+    @property
+    def half_width_bytes(self) -> float:
+        return STORED_BAND * self.stored_bytes + LIVE_BAND * self.live_bytes
+
+    def parts(self) -> dict[str, float]:
+        return {k: v for k, v in self._asdict().items() if k != "live_bytes"}
+
+
+class Step(NamedTuple):
+    """One micro-batch of training.
+
+    `adapter_dtype` is of the adapters and of a classifier's head, "fp32" or "bf16"; `loss` "full"
+    holds the logits of all tokens; `accumulates` says that gradients of another micro-batch are
+    there already. Without a `framework` a full loss means transformers with PEFT, and a chunked
+    one the compiler.
+    """
+
+    method: Method
+    format: str
+    compute: str
+    optimizer: str
+    batch_size: int
+    sequence_length: int
+    checkpointing: str
+    accumulates: bool
+    causal: bool
+    labels: int
+    loss: str = "chunked"
+    attention: str = "flash"
+    dropout: float = 0.0
+    adapter_dtype: str = "fp32"
+    framework: Framework | None = None
+
+    @property
+    def program(self) -> Framework:
+        return self.framework or (PEFT if self.loss == "full" else PARETUNE)
+
+    @property
+    def element(self) -> int:
+        return COMPUTE_BYTES[self.compute]
+
+    @property
+    def adapter_element(self) -> int:
+        return COMPUTE_BYTES[self.adapter_dtype]
+
+    @property
+    def tokens(self) -> float:
+        return self.batch_size * self.sequence_length
+
+    @property
+    def run(self) -> Pass:
+        return Pass(
+            self.sequence_length,
+            self.element,
+            self.attention,
+            self.program,
+            trains_norms=self.method.trains_base,
+        )
+
+
+def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> TrainingMemory:
+    step = step._replace(
+        sequence_length=step.sequence_length + adapter.input_tokens, framework=step.program
+    )
+    head = 0 if step.causal else step.labels * (shape.hidden + 1)
+    width = step.adapter_element
+    if step.method.trains_base:
+        width = step.program.master_bytes or step.element
+    gradients = (adapter.trainable_parameters + head) * width
+    held = gradients if step.accumulates else 0.0
+    kept = _kept_bytes(shape, adapter, step)
+    loss = larger(_loss_bytes(shape, step), _head_bytes(shape, step))
+    backward = _backward_bytes(shape, adapter, step, kept)
+    end = gradients + _end_bytes(shape, adapter, step, kept.block, width)
+    live = larger(held + larger(kept.whole + kept.outside + loss, backward), end)
+    return TrainingMemory(
+        weights_bytes=_weights_bytes(shape, step),
+        adapters_bytes=_adapters_bytes(shape, adapter, step),
+        gradients_bytes=gradients,
+        optimizer_bytes=_optimizer_bytes(shape, adapter, step, head, width),
+        activations_bytes=kept.whole + kept.outside + kept.recomputed,
+        logits_bytes=loss,
+        workspace_bytes=larger(backward - kept.whole - kept.recomputed, 0.0),
+        live_bytes=live,
+    )
+
+
+def _backward_bytes(shape: Architecture, adapter: AdapterCost, step: Step, kept: "Kept") -> float:
+    """The largest of the moments at the start of the backward pass, gradients left out.
+
+    In the last norm everything is alive but what the head read. Then the last block dequantises
+    its last weight; and then, when the MLP's last linear has let its input go, gradients of the
+    product and of its factors flow. A recomputed block needs its output until then.
+    """
+    stream = step.tokens * shape.hidden * step.element
+    norm = kept.whole + kept.outside - stream + _norm_flow_bytes(shape, step)
+    whole = kept.whole + kept.recomputed
+    dequantised = whole + stream + _workspace_bytes(shape, adapter, step)
+    output = stream if step.checkpointing == "block" else 0.0
+    flowing = (
+        whole - output - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, adapter, step)
+    )
+    return larger(norm, larger(dequantised, flowing))
+
+
+def _weights_bytes(shape: Architecture, step: Step) -> float:
+    framework, element = step.program, step.element
+    if step.method.trains_base:
+        return shape.parameters * (framework.master_bytes or element)
+    head = shape.vocab * shape.hidden if shape.kind != "encoder" else 0
+    quantised = step.format in QUANTISED
+    format_ = step.compute if framework.dense_in_compute and not quantised else step.format
+    other = FP32 if format_ == "fp32" else element
+    stored = weights_bytes(shape, format_, other)
+    if shape.tied and not framework.ties_head:
+        stored += head * other
+    if quantised and framework.quantises_head:
+        stored -= head * (other - BITS_PER_WEIGHT[format_] / 8)
+    return stored
+
+
+def _adapters_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    head = 0 if step.causal else step.labels * (shape.hidden + 1) * FP32
+    if step.method.trains_base:
+        return head
+    numbers = (adapter.stored_bytes + adapter.shared_bytes) / FP32
+    return larger(numbers, adapter.trainable_parameters) * step.adapter_element + head
+
+
+def _optimizer_bytes(
+    shape: Architecture, adapter: AdapterCost, step: Step, head: int, width: int
+) -> float:
+    numbers = adapter.optimizer_elements + 2 * head
+    match step.optimizer:
+        case "adamw":
+            return width * numbers
+        case "adamw8bit":
+            return (1 + FP32 / STATE_BLOCK) * numbers
+        case "galore" if step.method.trains_base:
+            return width * (_galore_numbers(shape) + 2 * head)
+        case "galore":
+            return width * numbers
+        case _:
+            # Plain SGD has no state; pages of a paged optimizer are not the allocator's.
+            return 0.0 * numbers
+
+
+def _galore_numbers(shape: Architecture) -> int:
+    """Moments of the projected gradients of linears with their projections; others in full."""
+    numbers = 2 * (shape.parameters - shape.linear_parameters)
+    for target in shape.targets:
+        if target.role not in UNFORMATTED:
+            narrow, wide = sorted((target.out_features, target.in_features))
+            rank = min(GALORE_RANK, narrow)
+            numbers += 2 * rank * wide + rank * narrow
+    return numbers
+
+
+class Kept(NamedTuple):
+    """Bytes kept for the backward pass: by all blocks, by what follows them, by the block that is
+    being recomputed, and by one block.
+    """
+
+    whole: float
+    outside: float
+    recomputed: float
+    block: float
+
+
+def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
+    count, run = blocks(shape), step.run
+    kept = _adapter_bytes(shape, adapter, step) + _copies(shape, step)
+    # No gradient reaches the first block's attention from adapters of the MLP alone.
+    kept -= (1 - adapter.reaches_attention) * attention_bytes(shape, run)
+    each = step.tokens * (block_bytes(shape, run) + kept / count)
+    once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
+    once += step.batch_size * adapter.cache_tokens * _cached_bytes(shape, step)
+    each += once / count
+    outside = step.tokens * outside_bytes(shape, run)
+    if step.checkpointing == "block":
+        return Kept(step.tokens * count * shape.hidden * step.element, outside, each, each)
+    return Kept(count * each, outside, 0.0, each)
+
+
+def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    """Per token, of all adapters."""
+    if step.method.trains_base:
+        return adapter.saved_elements * step.element
+    casts = step.program.casts_inputs and step.adapter_dtype != step.compute
+    inner = adapter.saved_elements - adapter.shared_inputs
+    element = step.adapter_element if casts else step.element
+    if step.dropout:
+        # The dropped input and its mask, of every adapted linear.
+        return inner * element + adapter.own_inputs * (element + 1)
+    if casts:
+        return (inner + adapter.own_inputs) * element
+    # What ReLU keeps is its output, which the MLP's last linear reads.
+    twice = adapter.inner_inputs if shape.activation == "relu" and not shape.gated else 0
+    return (inner + adapter.shared_inputs - twice) * element
+
+
+def _copies(shape: Architecture, step: Step) -> float:
+    """Per token, what quantised products keep: this micro-batch's, and the last one's."""
+    framework = step.program
+    if step.format not in QUANTISED or not framework.keeps_quantised_inputs:
+        return 0.0
+    inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
+    inputs += blocks(shape) * shape.active_intermediate
+    if framework.keeps_last_graph:
+        # The attention's output was freed with its graph, but for the product that reads it.
+        inputs += inputs + blocks(shape) * shape.heads * shape.head_dim
+    return inputs * step.element
+
+
+def _cached_bytes(shape: Architecture, step: Step) -> int:
+    """Of one learned position: keys and values of all layers, as attention reads them."""
+    heads = shape.heads if step.program.repeats_keys else shape.kv_heads
+    return 2 * shape.layers * heads * shape.head_dim * step.element
+
+
+def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    """Copies of trained numbers in the arithmetic's type, alive through a pass."""
+    if step.method.trains_base:
+        return step.element * _cast_parameters(shape, step)
+    if not step.program.casts_adapters or step.adapter_dtype == step.compute:
+        return 0.0
+    return larger(adapter.read_elements, adapter.trainable_parameters) * step.element
+
+
+def _cast_parameters(shape: Architecture, step: Step) -> int:
+    """Of a trained base: the embedding's copy is not kept, and the loss has the head's."""
+    if step.program.master_bytes in (None, step.element):
+        return 0
+    tables = 2 if step.causal and not shape.tied else 1
+    return shape.parameters - tables * shape.vocab * shape.hidden
+
+
+def _inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    """What the adapter of an MLP's last linear keeps of its input."""
+    return step.tokens * adapter.inner_inputs * step.element / blocks(shape)
+
+
+def _flowing_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    """Gradients in an MLP: of the residual, of the product and of its factors; without a gate, of
+    an adapter's scale before it is summed over tokens.
+    """
+    tensors: float = 3
+    if not shape.gated:
+        # Scales keep outputs, which latents are narrower than.
+        scales = adapter.saved_elements - adapter.shared_inputs >= shape.hidden * blocks(shape)
+        tensors = where(scales, 3, 2)
+    width = tensors * shape.active_intermediate
+    return step.tokens * step.element * (shape.hidden + width)
+
+
+def _norm_flow_bytes(shape: Architecture, step: Step) -> float:
+    """Gradients in a norm: in fp32 of the output, of both its factors and of the square, or the
+    two that the LayerNorm kernel reads and writes.
+    """
+    width = 5 * FP32 if shape.norm == "rmsnorm" else 2 * step.element
+    return step.tokens * width * shape.hidden
+
+
+def _loss_bytes(shape: Architecture, step: Step) -> float:
+    """What the loss holds besides the activations, at its largest."""
+    if not step.causal:
+        return step.batch_size * step.labels * step.program.logit_bytes[step.compute]
+    # The compiler's loss takes no bias of the head, and falls back on all logits.
+    if step.loss == "full" or shape.biased_head:
+        return step.tokens * shape.vocab * step.program.logit_bytes[step.compute]
+    copy = FP32 if step.compute != "fp32" else 0
+    labelled = step.batch_size * (step.sequence_length - 1)
+    chunk = _chunk_tokens(labelled, shape.vocab) * shape.vocab * (step.element + copy)
+    rows = 2 * labelled * shape.hidden * step.element
+    if not step.method.trains_base:
+        return chunk + rows
+    # The head's gradient in fp32; in another type its own copy too, and a chunk's share to add.
+    return chunk + rows + shape.vocab * shape.hidden * (FP32 + (2 * step.element if copy else 0))
+
+
+def _chunk_tokens(labelled: float, vocab: int) -> float:
+    """Chunks are of one size, as compiler/train/loss.py cuts them."""
+    limit = max(1, CHUNK_LOGITS // vocab)
+    count = larger(-(-labelled // limit), 1)
+    return -(-labelled // count)
+
+
+def _head_bytes(shape: Architecture, step: Step) -> float:
+    """When the backward pass reaches a quantised head: kept logits, a piece's, the dense head."""
+    framework = step.program
+    if not (framework.quantises_head and step.causal and step.format in QUANTISED):
+        return 0.0 * step.tokens
+    kept = framework.kept_logit_bytes[step.compute]
+    # Of one piece the two gradients of the softmax in fp32, and their cast.
+    piece = step.batch_size * framework.head_chunk_tokens * (2 * FP32 + step.element)
+    head = shape.hidden * framework.dequantised_bytes[step.compute]
+    return shape.vocab * (step.tokens * kept + piece + head)
+
+
+def _end_bytes(
+    shape: Architecture, adapter: AdapterCost, step: Step, block: float, width: int
+) -> float:
+    """At the end of the backward pass, besides all gradients: in the first block, which lacks its
+    own and the embedding's yet, or in the embedding, whose gradient is cast or added to the head's.
+    """
+    flowing = block - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, adapter, step)
+    if not step.method.trains_base:
+        return flowing
+    embedding = shape.vocab * shape.hidden
+    missing = embedding + shape.linear_parameters / blocks(shape)
+    cast = step.element if width != step.element else 0
+    added = width if shape.tied and step.causal and step.program.ties_head else 0
+    return larger(flowing - missing * width, embedding * (cast + added))
+
+
+def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
+    """Of one linear: its weight while it is dequantised, and what its adapter computes with it."""
+    own = adapter.workspace_elements * step.element
+    if step.format not in QUANTISED:
+        return own
+    return own + step.program.dequantised_bytes[step.compute] * shape.largest_weight

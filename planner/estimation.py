@@ -1,0 +1,156 @@
+"""What one explicit candidate costs, part by part, whether or not anyone would recommend it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from planner import catalog
+from planner.candidates import Adapter, Form, adapters
+from planner.cut import cost_of, step_of
+from planner.errors import UsageError
+from planner.evaluate import evaluate
+from planner.figures import figures
+from planner.method import Method, method
+from planner.plan import SCHEMA_VERSION, Figure, Frozen
+from planner.resolve import Scenario, resolve, task_of
+from planner.schedule import training
+from planner.spec import (
+    Attention,
+    Checkpointing,
+    Compute,
+    Count,
+    Data,
+    Format,
+    HardwareChoice,
+    Loss,
+    ModelChoice,
+    Optimizer,
+    Pinned,
+    Section,
+    Serving,
+    Spec,
+    TrainingSpec,
+)
+
+DEFAULT_RANK = 16
+UNLIMITED_GIB = 1e6
+
+
+class Case(Section):
+    """One candidate and where it runs; None is the method's default, or no limit.
+
+    The defaults are what the compiler does: fp32 adapters, attention that keeps no scores, a loss
+    in chunks.
+    """
+
+    schema_version: Literal[1] = 1
+    model: ModelChoice
+    method: str = "lora"
+    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    format: Format = "bf16"
+    compute: Compute = "bf16"
+    adapter_dtype: Compute = "fp32"
+    batch_size: Count = 1
+    gradient_accumulation: Count = 1
+    sequence_length: Count = 1024
+    checkpointing: Checkpointing = "none"
+    attention: Attention = "flash"
+    optimizer: Optimizer = "adamw"
+    loss: Loss = "chunked"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    labels: Annotated[int, Field(ge=2)] | None = None
+    hardware: HardwareChoice | None = None
+    export: Literal["unmerged", "merged"] = "unmerged"
+    precision: Literal["exact", "fast"] = "exact"
+    tenants: Count = 1
+    active_tenants: Count | None = None
+    context_length: Count | None = None
+    prompt_tokens: Count | None = None
+
+
+class Estimate(Frozen):
+    """`values` nests every figure's value by the parts of its key; `figures` says how known."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    case: Case
+    values: dict[str, JsonValue]
+    figures: dict[str, Figure]
+
+
+def estimate(case: Case) -> Estimate:
+    """Every figure of the case; raises UsageError for what cannot be."""
+    chosen = method(case.method)
+    scenario = resolve(_spec(case, chosen))
+    adapter = _adapter(scenario)
+    form = Form(case.format, case.export, case.precision)
+    step = step_of(scenario, adapter, case.format, case.checkpointing, case.batch_size)._replace(
+        adapter_dtype=case.adapter_dtype,
+        attention=case.attention,
+        optimizer=case.optimizer,
+        loss=case.loss,
+        dropout=case.dropout,
+    )
+    found = evaluate(scenario, adapter, form, cost_of(scenario, adapter, step))
+    per_step = case.batch_size * case.gradient_accumulation
+    steps = training(scenario, -(-scenario.examples // per_step))
+    named = figures(scenario, found, steps, per_step)
+    return Estimate(case=case, values=nested(named), figures=named)
+
+
+def _adapter(scenario: Scenario) -> Adapter:
+    """The first that the pins leave: the method's own targets where none are named."""
+    first = next(iter(adapters(scenario, unbuildable=True)))
+    if isinstance(first, Adapter):
+        return first
+    raise UsageError(f"{first.subject}: {first.reason}")
+
+
+def _rank(case: Case, chosen: Method) -> int | None:
+    if case.rank is not None or not chosen.ranks:
+        return case.rank
+    return min(chosen.ranks, key=lambda rank: abs(rank - DEFAULT_RANK))
+
+
+def _spec(case: Case, chosen: Method) -> Spec:
+    """The case as a spec in which everything is pinned and nothing is limited."""
+    shape = catalog.model(case.model).architecture
+    images = task_of(shape) == "image_classification"
+    memory = UNLIMITED_GIB if case.hardware is None else catalog.hardware(case.hardware).memory_gib
+    return Spec(
+        model=case.model,
+        task=task_of(shape),
+        vram_gib=memory,
+        training=TrainingSpec(hardware=case.hardware),
+        serving=Serving(
+            hardware=case.hardware,
+            tenants=case.tenants,
+            active_tenants=case.active_tenants,
+            context_length=case.context_length,
+            prompt_tokens=case.prompt_tokens,
+        ),
+        data=Data(mean_tokens=None if images else case.sequence_length, labels=case.labels),
+        pinned=Pinned(
+            method=case.method,
+            rank=_rank(case, chosen),
+            targets=None if chosen.trains_base else case.targets,
+            compute=case.compute,
+            batch_size=case.batch_size,
+            gradient_accumulation=case.gradient_accumulation,
+            sequence_length=case.sequence_length,
+        ),
+    )
+
+
+def nested(found: dict[str, Figure]) -> dict[str, JsonValue]:
+    """{"training.parts.weights_bytes": f} -> {"training": {"parts": {"weights_bytes": value}}}."""
+    tree: dict[str, JsonValue] = {}
+    for key, figure in found.items():
+        *parents, last = key.split(".")
+        section = tree
+        for parent in parents:
+            inner = section.setdefault(parent, {})
+            assert isinstance(inner, dict), f"{key} is both a figure and a section"
+            section = inner
+        section[last] = figure.value
+    return tree

@@ -1,0 +1,233 @@
+"""Every candidate at once, in columns: method x rank x targets x format x export x batch x mode.
+
+`search` keeps the best way to cut a training step; a sweep keeps all of them. The formulas are the
+same: they are given a method's adapters as one adapter whose costs are columns.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
+from planner.cost.adapter import AdapterCost
+from planner.cut import cuts, micro
+from planner.evaluate import measure
+from planner.quality import steps_share
+from planner.resolve import Scenario
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.float64]
+    Flags = npt.NDArray[np.bool_]
+    Indices = npt.NDArray[np.int64]
+
+OBJECTIVES = (
+    "quality_points",
+    "training_bytes",
+    "serving_bytes_per_tenant",
+    "latency_seconds",
+    "storage_bytes",
+    "training_seconds",
+)
+CONSTRAINTS = ("training memory", "serving memory", "first token", "per token")
+
+
+class Cut(NamedTuple):
+    checkpointing: str
+    batch_size: int
+
+
+class Sweep(NamedTuple):
+    """One entry per candidate in every column; NaN is unknown.
+
+    `adapter`, `form` and `cut` are places in the three tuples; `broken` has a column of flags per
+    constraint.
+    """
+
+    adapters: tuple[Adapter, ...]
+    forms: tuple[Form, ...]
+    cuts: tuple[Cut, ...]
+    adapter: "Indices"
+    form: "Indices"
+    cut: "Indices"
+    values: "dict[str, Column]"
+    quality_half_width: "Column"
+    broken: "dict[str, Flags]"
+
+    @property
+    def feasible(self) -> "Flags":
+        import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+        flags: Flags = ~np.any([self.broken[name] for name in CONSTRAINTS], axis=0)
+        return flags
+
+    def __len__(self) -> int:
+        return len(self.adapter)
+
+
+def sweep(scenario: Scenario, *, unbuildable: bool = False) -> Sweep:
+    """Evaluate every candidate of the scenario."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    known = [a for a in adapters(scenario, unbuildable=unbuildable) if isinstance(a, Adapter)]
+    all_cuts = [Cut(mode, size) for mode, sizes in cuts(scenario) for size in sizes]
+    all_forms: dict[Form, int] = {}
+    blocks: list[dict[str, Any]] = []
+    start = 0
+    for _, group in groupby(known, key=lambda adapter: adapter.method.name):
+        members = list(group)
+        places = np.arange(start, start + len(members))
+        start += len(members)
+        blocks += _blocks(scenario, members, places, all_cuts, all_forms)
+    joined = {
+        name: np.concatenate([block[name] for block in blocks]) if blocks else np.zeros(0)
+        for name in (*_PLACES, *OBJECTIVES, "quality_half_width", *CONSTRAINTS)
+    }
+    return Sweep(
+        adapters=tuple(known),
+        forms=tuple(all_forms),
+        cuts=tuple(all_cuts),
+        adapter=joined["adapter"].astype(int),
+        form=joined["form"].astype(int),
+        cut=joined["cut"].astype(int),
+        values={name: joined[name] for name in OBJECTIVES},
+        quality_half_width=joined["quality_half_width"],
+        broken={name: joined[name].astype(bool) for name in CONSTRAINTS},
+    )
+
+
+_PLACES = ("adapter", "form", "cut")
+
+
+def _blocks(
+    scenario: Scenario,
+    members: Sequence[Adapter],
+    places: "Indices",
+    all_cuts: Sequence[Cut],
+    all_forms: dict[Form, int],
+) -> Iterable[dict[str, Any]]:
+    """The candidates of one method, a block of [cuts, adapters] per form."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    allowed: dict[Form, list[int]] = {}
+    for place, member in enumerate(members):
+        for form in forms(scenario, member):
+            if not isinstance(form, Refusal):
+                allowed.setdefault(form, []).append(place)
+    trained: dict[str, dict[str, Any]] = {}
+    whole = _columns(members)
+    for form, kept in allowed.items():
+        if form.format not in trained:
+            trained[form.format] = _trained(scenario, whole, form.format, all_cuts, len(members))
+        kept_members = [members[place] for place in kept]
+        everyone = len(kept) == len(members)
+        column = whole if everyone else _columns(kept_members)
+        block: dict[str, Any] = _served(scenario, column, kept_members, form)
+        block |= {name: rows[:, kept] for name, rows in trained[form.format].items()}
+        block["adapter"] = places[kept]
+        block["form"] = all_forms.setdefault(form, len(all_forms))
+        shape = (len(all_cuts), len(kept))
+        yield {name: np.broadcast_to(value, shape).ravel() for name, value in block.items()}
+
+
+def _trained(
+    scenario: Scenario, column: Adapter, format_: str, all_cuts: Sequence[Cut], count: int
+) -> dict[str, Any]:
+    """[cuts, adapters] of what depends on the cut of the step."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    found = [
+        micro(scenario, column, format_, cut.checkpointing, cut.batch_size) for cut in all_cuts
+    ]
+
+    def rows(values: Iterable[Any]) -> Any:  # noqa: ANN401, columns
+        return np.stack([np.broadcast_to(value, count) for value in values])
+
+    needed = rows(each.required_bytes for each in found)
+    share = steps_share(column.method.name)
+    return {
+        "cut": rows(range(len(all_cuts))),
+        "training_bytes": needed,
+        "training_seconds": rows(share * _known(each.step_seconds) for each in found),
+        "training memory": needed > scenario.training_budget_bytes,
+    }
+
+
+def _served(
+    scenario: Scenario, column: Adapter, members: Sequence[Adapter], form: Form
+) -> dict[str, Any]:
+    """[adapters] of what depends on the form alone."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    quality, served = form_quality(scenario, form), measure(scenario, column, form)
+    points = np.array([member.quality.points for member in members])
+    widths = np.array([member.quality.half_width for member in members])
+    latency = served.per_token_seconds if scenario.causal else served.first_token_seconds
+    return {
+        "quality_points": points + quality.points,
+        "quality_half_width": np.hypot(widths, quality.half_width),
+        "serving_bytes_per_tenant": served.required_bytes / scenario.active_tenants,
+        "latency_seconds": _known(latency),
+        "storage_bytes": served.storage_bytes,
+        "serving memory": served.required_bytes > scenario.serving_budget_bytes,
+        "first token": _over(served.first_token_seconds, scenario.first_token_seconds),
+        "per token": _over(served.per_token_seconds, scenario.per_token_seconds),
+    }
+
+
+def _columns(members: Sequence[Adapter]) -> Adapter:
+    """The adapters of one method as one, whose costs are columns."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    fields: list[Any] = [
+        np.array(field, float) for field in zip(*(m.cost for m in members), strict=True)
+    ]
+    for field in fields:
+        # A formula that adds to a column in place would spoil it for the next one.
+        field.flags.writeable = False
+    return members[0]._replace(cost=AdapterCost(*fields))
+
+
+def _known(seconds: Any) -> Any:  # noqa: ANN401, a number, a column or None
+    return float("nan") if seconds is None else seconds
+
+
+def _over(seconds: Any, limit: float | None) -> Any:  # noqa: ANN401, a number, a column or None
+    return False if seconds is None or limit is None else seconds > limit
+
+
+def dominance(rows: "npt.NDArray[np.float64]") -> "Flags":
+    """[n, n]: whether row i is nowhere worse than row j and somewhere better; lower is better."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    no_worse = np.all(rows[:, None, :] <= rows[None, :, :], axis=2)
+    better = np.any(rows[:, None, :] < rows[None, :, :], axis=2)
+    flags: Flags = no_worse & better
+    return flags
+
+
+def objectives(swept: Sweep, chosen: "Indices") -> "npt.NDArray[np.float64]":
+    """[n, 6] of those candidates, all to be made small; an unknown figure counts as equal."""
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    columns = [swept.values[name][chosen] for name in OBJECTIVES]
+    columns[0] = -columns[0]
+    return np.nan_to_num(np.stack(columns, axis=1), nan=0.0)
+
+
+def pareto_front(rows: "npt.NDArray[np.float64]") -> "Indices":
+    """Places of the rows that no other row dominates; of equal rows the first.
+
+    Rows are taken in lexicographic order: whoever dominates comes before whom it dominates.
+    """
+    import numpy as np  # noqa: PLC0415, a plan needs none of it
+
+    _, left = np.unique(rows, axis=0, return_index=True)
+    found = []
+    while len(left):
+        best, left = left[0], left[1:]
+        found.append(best)
+        left = left[np.any(rows[left] < rows[best], axis=1)]
+    return np.sort(np.array(found, dtype=int))

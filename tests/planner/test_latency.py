@@ -1,0 +1,230 @@
+"""Times against arithmetic written out here, and the shape of what they depend on."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner import catalog
+from planner.candidates import adapted, select
+from planner.cost import rates
+from planner.cost.adapter import AdapterCost, adapter_cost, target_set
+from planner.cost.latency import (
+    ADAMW_PASSES,
+    CAPTURED,
+    EAGER,
+    EAGER_SERVER,
+    ENGINES,
+    Served,
+    Work,
+    cost_usd,
+    first_token,
+    miss_rate,
+    per_token,
+    throughput,
+    training_step,
+)
+from planner.cost.memory import Load
+from planner.method import Target, method
+from planner.runtime import RUNTIMES
+from planner.spec import Hardware
+
+SHAPE = catalog.model("llama-3.1-8b").architecture
+LOAD = Load(
+    sequences=1,
+    context_length=2048,
+    prompt_tokens=1024,
+    causal=True,
+    cache_element_bytes=2,
+    other_bytes=2,
+)
+MEASURED = Hardware(
+    kind="gpu",
+    memory_gib=80,
+    bandwidth_gb_per_second=1000,
+    fp32_tflops=1000,
+    bf16_tflops=1000,
+    measured=True,
+)
+UNMERGED = Served("bf16", "unmerged", "exact")
+
+
+def lora(rank: int) -> AdapterCost:
+    found = method("lora")
+    linears = adapted(found, target_set(select(("all-linear",), SHAPE)))
+    return adapter_cost(found, rank, linears, SHAPE)
+
+
+def seconds(work: Work, device: Hardware = MEASURED, compute: str = "bf16") -> float:
+    found = work.seconds(device, compute)
+    assert found is not None
+    return float(found)
+
+
+def test_work_by_hand() -> None:
+    """Products wait for the slower of arithmetic and weights; the rest is added."""
+    work = Work(flops=2e15, bytes_moved=1e12, traffic_bytes=5e11, host_seconds=0.25)
+    assert seconds(work) == pytest.approx(2.0 + 0.5 + 0.25)
+    assert seconds(work._replace(bytes_moved=3e12)) == pytest.approx(3.0 + 0.5 + 0.25)
+    assert seconds(work._replace(waits=False)) == pytest.approx(2.5)
+    assert seconds(work._replace(waits=False, host_seconds=9.0)) == 9.0
+    fetched = work._replace(link_bytes=rates.LINK_BYTES_PER_SECOND["gpu"])
+    assert seconds(fetched) == pytest.approx(3.75)
+
+
+def test_a_peak_that_is_not_measured_is_reached_in_part() -> None:
+    peak = MEASURED.model_copy(update={"measured": False})
+    work = Work(flops=1e15, bytes_moved=0.0)
+    assert seconds(work, peak) == pytest.approx(1.0 / rates.COMPUTE["gpu"].value)
+    assert rates.evidence(MEASURED) == "measured"
+    assert rates.evidence(peak) == "assumed"
+    assert "0.65 of peak compute (assumed)" in rates.source(peak)
+    assert "0.6 of peak compute (measured)" in rates.source(catalog.hardware("cpu-2core"))
+
+
+@pytest.mark.parametrize("field", ["bandwidth_gb_per_second", "bf16_tflops"])
+def test_what_needs_an_unknown_figure_is_unknown(field: str) -> None:
+    unknown = MEASURED.model_copy(update={field: None})
+    step = per_token(SHAPE, lora(16), UNMERGED, LOAD)
+    assert step.seconds(unknown, "bf16") is None
+    assert throughput(step, step, LOAD, 10, unknown, "bf16") is None
+    assert cost_usd(None, MEASURED) is None
+    assert cost_usd(7200.0, MEASURED) is None
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_has_an_engine(runtime: str) -> None:
+    step = per_token(SHAPE, lora(16), UNMERGED._replace(engine=ENGINES[runtime]), LOAD)
+    assert seconds(step) > 0
+
+
+def test_money_is_hours_at_the_price() -> None:
+    rented = MEASURED.model_copy(update={"price_per_hour_usd": 2.5})
+    assert cost_usd(7200.0, rented) == 5.0
+
+
+def test_decoding_is_bound_by_bandwidth_and_prompts_by_arithmetic() -> None:
+    decode = per_token(SHAPE, lora(16), UNMERGED, LOAD)
+    # 7.0e9 linear weights and the head at two bytes; one fp32 row, half of 2048 tokens of cache.
+    assert decode.bytes_moved == pytest.approx(15.0e9, rel=0.01)
+    assert decode.traffic_bytes == pytest.approx(168e6 + 134e6, rel=0.02)
+    moved = decode.bytes_moved + decode.traffic_bytes
+    assert seconds(decode) == pytest.approx(moved / 1e12 + decode.host_seconds)
+    prompt = first_token(SHAPE, lora(16), UNMERGED, LOAD)
+    assert prompt.flops / decode.flops > 500
+
+
+def test_a_batch_shares_the_base_and_gathers_a_row_each() -> None:
+    """T = base (1 + a) + b f(rank): the rank counts per sequence, the base once."""
+    one, eight = (LOAD._replace(sequences=n) for n in (1, 8))
+    for rank in (8, 64):
+        row = lora(rank).row_bytes
+        apart = per_token(SHAPE, lora(rank), UNMERGED, eight)
+        alone = per_token(SHAPE, lora(rank), UNMERGED, one)
+        assert apart.bytes_moved == alone.bytes_moved
+        assert apart.traffic_bytes == pytest.approx(8 * alone.traffic_bytes)
+        bare = per_token(SHAPE, lora(rank), UNMERGED._replace(export="merged"), one)
+        assert alone.traffic_bytes - bare.traffic_bytes == row
+    merged = per_token(SHAPE, lora(8), UNMERGED._replace(export="merged"), eight)
+    assert merged.bytes_moved == 8 * alone.bytes_moved
+
+
+def test_a_tenant_without_a_slot_waits_for_its_row() -> None:
+    assert miss_rate(10, 10) == miss_rate(10, 25) == 0.0
+    assert miss_rate(10, 4) == pytest.approx(0.6)
+    there = first_token(SHAPE, lora(16), UNMERGED, LOAD)
+    missing = first_token(SHAPE, lora(16), UNMERGED._replace(miss_rate=0.6), LOAD)
+    fetch = 0.6 * lora(16).row_bytes / rates.LINK_BYTES_PER_SECOND["gpu"]
+    assert seconds(missing) - seconds(there) == pytest.approx(fetch)
+
+
+def test_dequantising_apart_writes_and_reads_the_weights_again() -> None:
+    quantised = UNMERGED._replace(format="nf4")
+    within = per_token(SHAPE, lora(16), quantised, LOAD)
+    apart = per_token(SHAPE, lora(16), quantised._replace(engine=EAGER), LOAD)
+    written = apart.traffic_bytes - within.traffic_bytes
+    assert written == pytest.approx(4 * SHAPE.linear_parameters, rel=0.02)
+    assert within.bytes_moved == apart.bytes_moved
+
+
+def test_the_host_is_hidden_where_it_works_ahead() -> None:
+    step = per_token(SHAPE, lora(16), UNMERGED._replace(engine=EAGER), LOAD)
+    assert seconds(step) == step.host_seconds
+    served = per_token(SHAPE, lora(16), UNMERGED._replace(engine=EAGER_SERVER), LOAD)
+    assert seconds(served) > served.host_seconds > 10 * CAPTURED.seconds_per_kernel * SHAPE.layers
+
+
+def test_fast_products_run_at_the_int8_rate() -> None:
+    fast = first_token(SHAPE, lora(16), UNMERGED._replace(precision="fast"), LOAD)
+    assert fast.fast_flops == pytest.approx(2.0 * 1024 * SHAPE.linear_parameters)
+    slow = MEASURED.model_copy(update={"fp32_tflops": 10.0, "int8_tops": 40.0})
+    unknown = slow.model_copy(update={"int8_tops": None})
+    gained = fast.fast_flops / (rates.FAST_SPEEDUP * 1e13) - fast.fast_flops / 4e13
+    assert seconds(fast, unknown) - seconds(fast, slow) == pytest.approx(gained)
+
+
+def test_training_step_by_hand() -> None:
+    """One frozen pass each way over 512 tokens, and an update of every trained number."""
+    cost = lora(16)
+    work = training_step(SHAPE, cost, 512, 2.0)
+    weights = SHAPE.linear_parameters + SHAPE.vocab * SHAPE.hidden
+    assert work.flops == pytest.approx(512 * 2 * 2 * weights)
+    assert work.adapter_flops == pytest.approx(512 * 3 * 2 * cost.multiplications)
+    updated = training_step(SHAPE, cost, 512, 2.0, trained=cost.trainable_parameters + 1000)
+    assert updated.traffic_bytes - work.traffic_bytes == pytest.approx(1000 * 4 * ADAMW_PASSES)
+    converted = training_step(SHAPE, cost, 512, 2.0, format_="nf4", micro_batches=2)
+    bits = (4.127 / 8 + 2 + 2) * 2 * 2 * SHAPE.linear_parameters
+    assert converted.traffic_bytes - work.traffic_bytes == pytest.approx(bits, rel=1e-3)
+    assert converted.bytes_moved == 2 * work.bytes_moved
+
+
+def test_recomputing_takes_another_pass() -> None:
+    whole = training_step(SHAPE, lora(16), 512, 2.0)
+    block = training_step(SHAPE, lora(16), 512, 3.0, recomputes=1.0)
+    assert block.flops == pytest.approx(1.5 * whole.flops)
+    assert block.traffic_bytes > whole.traffic_bytes
+    assert block.host_seconds > whole.host_seconds
+
+
+def test_experts_that_no_token_reaches_are_not_streamed() -> None:
+    routed = tuple(Target(f"e{i}", "experts.up", 64, 64) for i in range(8))
+    shape = replace(SHAPE, targets=SHAPE.targets + routed, experts=8, experts_per_token=2)
+    none = AdapterCost(0, 0, 0, 0, 0, 0)
+    one = per_token(shape, none, UNMERGED, LOAD)
+    many = per_token(shape, none, UNMERGED, LOAD._replace(sequences=1000))
+    assert many.bytes_moved - one.bytes_moved == pytest.approx(2 * shape.idle_parameters)
+
+
+def test_published_times_are_near() -> None:
+    """S-LoRA's serving, LitGPT's decoding, PEFT's training: the script fails beyond its bars."""
+    script = Path(__file__).parents[1] / "bench" / "bench_time.py"
+    subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
+
+
+def test_served_columns_give_what_numbers_give() -> None:
+    costs = [lora(rank) for rank in (4, 16, 64)]
+    columns = AdapterCost(*(np.array(column) for column in zip(*costs, strict=True)))
+    missing = UNMERGED._replace(miss_rate=0.5, engine=ENGINES["vllm"])
+    for measured in (first_token, per_token):
+        together = measured(SHAPE, columns, missing, LOAD).seconds(MEASURED, "bf16")
+        alone = [seconds(measured(SHAPE, cost, missing, LOAD)) for cost in costs]
+        assert together == pytest.approx(alone)
+        assert alone == sorted(alone)
+
+
+def test_columns_give_what_numbers_give() -> None:
+    """A search evaluates whole columns of batches and costs."""
+    costs = [lora(rank) for rank in (4, 16, 64)]
+    columns = AdapterCost(*(np.array(column) for column in zip(*costs, strict=True)))
+    tokens, micro = np.array([256, 512, 1024]), np.array([1, 2, 4])
+    work = training_step(SHAPE, columns, tokens, 2.0, micro_batches=micro, format_="nf4")
+    together = work.seconds(MEASURED, "bf16")
+    for i, cost in enumerate(costs):
+        alone = training_step(
+            SHAPE, cost, int(tokens[i]), 2.0, micro_batches=int(micro[i]), format_="nf4"
+        )
+        assert together is not None
+        assert together[i] == pytest.approx(seconds(alone))

@@ -1,0 +1,256 @@
+"""Training memory against arithmetic written out here, published figures and itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner import catalog
+from planner.architecture import Architecture, architecture
+from planner.candidates import adapted, select
+from planner.cost.adapter import AdapterCost, adapter_cost, target_set
+from planner.cost.framework import FRAMEWORKS, LITGPT_2023, PARETUNE, PEFT
+from planner.cost.memory import (
+    BITS_PER_WEIGHT,
+    Step,
+    TrainingMemory,
+    training_memory,
+    weights_bytes,
+)
+from planner.cost.reserved import reserved
+from planner.method import method, methods
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 256,
+    "tie_word_embeddings": True,
+}
+SHAPE = architecture(TINY)
+STEP = Step(
+    method=method("lora"),
+    format="fp32",
+    compute="fp32",
+    optimizer="adamw",
+    batch_size=2,
+    sequence_length=8,
+    checkpointing="none",
+    accumulates=False,
+    causal=True,
+    labels=0,
+)
+LLAMA = catalog.model("llama-3.2-3b").architecture
+BF16 = STEP._replace(format="bf16", compute="bf16", batch_size=4, sequence_length=768)
+
+
+def cost_of(
+    name: str, rank: int | None, shape: Architecture, targets: tuple[str, ...] = ("all-linear",)
+) -> AdapterCost:
+    found = method(name)
+    return adapter_cost(found, rank, adapted(found, target_set(select(targets, shape))), shape)
+
+
+LORA = cost_of("lora", 4, SHAPE)
+QV = cost_of("lora", 32, LLAMA, ("attention.query", "attention.value"))
+
+
+def memory_of(**changes: object) -> TrainingMemory:
+    return training_memory(SHAPE, LORA, STEP._replace(**changes))  # type: ignore[arg-type]
+
+
+def test_by_hand() -> None:
+    """LoRA r4 on every linear, fp32, 2 x 8 tokens.
+
+    Widths: q 64x64, k and v 32x64, o 64x64, gate and up 128x64, down 64x128.
+    """
+    memory = memory_of()
+    rank_sides = 4 * ((64 + 64) * 2 + (32 + 64) * 2 + (128 + 64) * 3)
+    assert LORA.trainable_parameters == 2 * rank_sides
+    assert memory.weights_bytes == 4 * SHAPE.parameters
+    assert memory.adapters_bytes == memory.gradients_bytes == 4 * LORA.trainable_parameters
+    assert memory.optimizer_bytes == 8 * LORA.trainable_parameters
+    # A block keeps a norm's input (64), q, k and v repeated to 4 heads, the output (4 x 64) and a
+    # sum for every head (4), the gate, its activation and up (3 x 128); for the adapters the
+    # attention's and the MLP's input (64 each), the input of down (128), and A x of rank 4 for
+    # seven linears. The first norm's input needs no gradient; of the last, 64 and its output.
+    block = 2 * 64 + 4 * 64 + 4 + 3 * 128 + 64 + 64 + 128 + 7 * 4
+    assert memory.activations_bytes == 16 * 4 * (2 * block - 64 + 2 * 64)
+    # 2 x 7 labelled tokens, in one chunk: their logits, their rows and the rows' gradients.
+    assert memory.logits_bytes == 14 * 256 * 4 + 2 * 14 * 64 * 4
+    parts = memory.parts()
+    del parts["gradients_bytes"], parts["workspace_bytes"]
+    assert memory.peak_allocated_bytes == sum(parts.values())
+    accumulating = memory_of(accumulates=True)
+    grown = accumulating.peak_allocated_bytes - memory.peak_allocated_bytes
+    assert grown == memory.gradients_bytes
+
+
+def test_a_chunked_loss_holds_one_chunk_of_logits() -> None:
+    long = memory_of(sequence_length=2**20 + 1, batch_size=1)
+    rows = 2 * 2**20 * 64 * 4
+    assert long.logits_bytes == 2**25 * 4 + rows
+    full = memory_of(sequence_length=2**20, batch_size=1, loss="full", framework=PARETUNE)
+    assert full.logits_bytes == 2**28 * 12
+
+
+def test_block_checkpointing_keeps_a_residual_of_each_block_and_one_block() -> None:
+    whole, block = memory_of(), memory_of(checkpointing="block")
+    outside = 16 * 4 * 2 * 64
+    expected = 16 * 4 * 2 * 64 + (whole.activations_bytes - outside) / 2 + outside
+    assert block.activations_bytes == expected
+
+
+def test_full_attention_keeps_the_scores() -> None:
+    flash, full = memory_of(), memory_of(attention="full")
+    # The softmax of 4 heads and 8 keys per token, for the sums that the kernel keeps.
+    difference = 2 * 16 * 4 * (4 * 8 - 4)
+    assert full.activations_bytes - flash.activations_bytes == difference
+
+
+def test_dropout_keeps_a_copy_and_a_mask_of_every_adapted_input() -> None:
+    plain, dropped = memory_of(), memory_of(dropout=0.1)
+    # q, k, v, o, gate and up read 64, down 128; without dropout the attention's input, the MLP's
+    # and down's are kept once each.
+    own, shared = 6 * 64 + 128, 2 * 64 + 128
+    difference = 2 * 16 * (own * 5 - shared * 4)
+    assert dropped.activations_bytes - plain.activations_bytes == difference
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_per_number"),
+    [("adamw", 8), ("adamw8bit", 2 + 8 / 256), ("paged_adamw8bit", 0), ("sgd", 0), ("galore", 8)],
+)
+def test_optimizer_states(optimizer: str, bytes_per_number: float) -> None:
+    memory = memory_of(optimizer=optimizer)
+    assert memory.optimizer_bytes == pytest.approx(bytes_per_number * LORA.trainable_parameters)
+
+
+def test_galore_keeps_moments_of_projected_gradients() -> None:
+    full = cost_of("full", None, SHAPE)
+    step = STEP._replace(method=method("full"))
+    adamw = training_memory(SHAPE, full, step)
+    galore = training_memory(SHAPE, full, step._replace(optimizer="galore"))
+    assert adamw.optimizer_bytes == 8 * SHAPE.parameters
+    # Linears 64x64 twice, 32x64 twice, 128x64 three times, two blocks; ranks are the narrow sides.
+    projected = 2 * (2 * (3 * 64 * 64) + 2 * (2 * 32 * 64 + 32 * 32) + 3 * (2 * 64 * 128 + 64 * 64))
+    others = 2 * (SHAPE.parameters - SHAPE.linear_parameters)
+    assert galore.optimizer_bytes == 4 * (projected + others)
+
+
+def test_nf4_takes_4_127_bits_a_weight() -> None:
+    assert BITS_PER_WEIGHT["nf4"] == pytest.approx(4.127, abs=5e-4)
+    linear = SHAPE.linear_parameters
+    expected = linear * BITS_PER_WEIGHT["nf4"] / 8 + (SHAPE.parameters - linear) * 4
+    assert weights_bytes(SHAPE, "nf4", 4) == expected
+    # The largest linear is dequantised beside its codes as 32-bit indices.
+    tokenless = memory_of(format="nf4", batch_size=0)
+    assert tokenless.workspace_bytes == 6 * 64 * 128
+
+
+def test_a_trained_base_has_fp32_masters_in_the_compiler_only() -> None:
+    full = cost_of("full", None, LLAMA)
+    step = BF16._replace(method=method("full"))
+    ours = training_memory(LLAMA, full, step)
+    theirs = training_memory(LLAMA, full, step._replace(framework=PEFT))
+    assert ours.weights_bytes == ours.gradients_bytes == 4 * LLAMA.parameters
+    assert theirs.weights_bytes == theirs.gradients_bytes == 2 * LLAMA.parameters
+    assert theirs.optimizer_bytes == 4 * LLAMA.parameters
+
+
+def test_a_published_dry_run_of_transformers_and_peft() -> None:
+    """LoRA r32 on q and v, Llama-3.2-3B, bf16, 4 x 768 tokens, all logits: 21.2 GiB."""
+    memory = training_memory(LLAMA, QV, BF16._replace(loss="full"))
+    assert memory.peak_allocated_bytes / 2**30 == pytest.approx(21.2, rel=0.01)
+    # Allocated memory rises by 16 bytes a number when the rank doubles, beside A x in fp32.
+    double = cost_of("lora", 64, LLAMA, ("attention.query", "attention.value"))
+    wider = training_memory(LLAMA, double, BF16._replace(loss="full"))
+    latents = BF16.tokens * 4 * 28 * 2 * 32
+    grown = wider.stored_bytes + wider.gradients_bytes + wider.activations_bytes
+    grown -= memory.stored_bytes + memory.gradients_bytes + memory.activations_bytes
+    assert grown == 16 * 9_175_040 + latents
+
+
+def test_litgpt_unties_heads_and_keeps_what_is_multiplied_with_quantised_weights() -> None:
+    tied = training_memory(LLAMA, QV, BF16._replace(loss="full"))
+    untied = training_memory(LLAMA, QV, BF16._replace(framework=LITGPT_2023, loss="full"))
+    head = 2 * LLAMA.vocab * LLAMA.hidden
+    assert untied.weights_bytes - tied.weights_bytes == head
+    step = BF16._replace(framework=LITGPT_2023, loss="full", format="nf4")
+    kept = step._replace(framework=LITGPT_2023._replace(keeps_quantised_inputs=False))
+    difference = (
+        training_memory(LLAMA, QV, step).activations_bytes
+        - training_memory(LLAMA, QV, kept).activations_bytes
+    )
+    # Both norms' outputs and the MLP's product, 28 layers.
+    assert difference == pytest.approx(BF16.tokens * 2 * 28 * (2 * 3072 + 8192))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("checkpointing", ["none", "block"])
+@pytest.mark.parametrize("loss", ["chunked", "full"])
+def test_columns_give_what_numbers_give(framework: str, checkpointing: str, loss: str) -> None:
+    names = [name for name in methods() if not methods()[name].trains_base]
+    ranks = {name: methods()[name].ranks or (None,) for name in names}
+    roles = {target.role for target in LLAMA.targets}
+    targets = {name: tuple(r for r in method(name).targets if r in roles) for name in names}
+    costs = [cost_of(name, ranks[name][0], LLAMA, targets[name]) for name in names]
+    batches, lengths = [1, 4, 16, 3], [2048, 17, 512, 4096]
+    costs = [costs[i % len(costs)] for i in range(4 * len(costs))]
+    step = BF16._replace(checkpointing=checkpointing, loss=loss, framework=FRAMEWORKS[framework])
+    columns = AdapterCost(*(np.array(column) for column in zip(*costs, strict=True)))
+    batch = np.array([batches[i % 4] for i in range(len(costs))])
+    length = np.array([lengths[i % 4] for i in range(len(costs))])
+    found = training_memory(
+        LLAMA,
+        columns,
+        step._replace(batch_size=batch, sequence_length=length),  # type: ignore[arg-type]
+    )
+    for i, cost in enumerate(costs):
+        one = step._replace(batch_size=int(batch[i]), sequence_length=int(length[i]))
+        expected = training_memory(LLAMA, cost, one).peak_allocated_bytes
+        assert found.peak_allocated_bytes[i] == pytest.approx(expected)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+@pytest.mark.parametrize("checkpointing", ["none", "block"])
+def test_longer_or_more_sequences_never_take_less(name: str, checkpointing: str) -> None:
+    shape = catalog.model(name).architecture
+    cost = cost_of("lora", 8, shape)
+    step = BF16._replace(checkpointing=checkpointing, causal=shape.kind != "encoder", labels=2)
+    sizes = [(1, 64), (1, 65), (1, 512), (2, 512), (8, 512), (8, 2048)]
+    peaks = [
+        training_memory(
+            shape, cost, step._replace(batch_size=batch, sequence_length=length)
+        ).peak_allocated_bytes
+        for batch, length in sizes
+    ]
+    assert peaks == sorted(peaks)
+    assert peaks[0] > weights_bytes(shape, "bf16", 2)
+
+
+def test_reserved_is_above_allocated_and_says_of_what() -> None:
+    memory = training_memory(LLAMA, QV, BF16)
+    found = reserved(memory, "gpu")
+    assert found.reserved_bytes > memory.peak_allocated_bytes
+    assert found.device_bytes > found.reserved_bytes
+    # Whole segments of 2 MiB.
+    assert found.reserved_bytes % 2**21 == 0
+
+
+def test_published_peaks_and_dry_runs_are_met() -> None:
+    script = ROOT / "tests/bench/bench_memory.py"
+    done = subprocess.run(
+        [sys.executable, script, "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(done.stdout)["summary"]
+    assert summary["measured"]["cases"] >= 70
+    assert summary["dry run"]["cases"] >= 200
