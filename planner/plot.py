@@ -37,7 +37,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": MUTED,
     "svg.hashsalt": "paretune",
 }
-LEGEND_ROWS = 25
+LEGEND_ROWS = 32
 NAME_ROOM = (0.1, 0.05)
 """Fractions of the frame's width and height that a point's name takes."""
 TIERS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -128,22 +128,26 @@ def _place(seen: View, point: Point) -> tuple[float, float]:
 
 
 def _paint(figure: "Figure", frontier: Frontier, seen: View) -> None:
-    axes = figure.add_axes((0.085, 0.095, 0.685, 0.785))
+    axes = figure.add_axes((0.085, 0.095, 0.685, 0.76))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     found = marks(frontier)
     for name, axis in (("x", seen.x), ("y", seen.y)):
-        drawn = scale(axis, [_at(point, axis) for point in seen.points])
+        feasible = [_at(point, axis) for point in seen.points if point.feasible]
+        others = [_at(point, axis) for point in seen.points if not point.feasible]
+        drawn = scale(axis, feasible, others)
         _scale(axes, name, axis, drawn)
-        _ties(axes, name, axis, [_at(p, axis) for p in seen.points if p.feasible])
+        _ties(axes, name, axis, feasible)
         _limit(axes, name, axis, drawn)
     for mark in found:
         _scatter(axes, seen, mark)
     _line(axes, seen, found)
     _choice(axes, seen, found)
-    _titles(figure, frontier, seen)
+    places = [_fraction(axes, _place(seen, point)) for point in seen.points]
+    outside = sum(not (0 <= x <= 1 and 0 <= y <= 1) for x, y in places)
+    _titles(figure, frontier, outside)
     _legend(figure, seen, found)
 
 
@@ -189,8 +193,8 @@ def _limit(axes: "Axes", name: str, axis: Axis, drawn: Scale) -> None:
 def _edge_text(axes: "Axes", name: str, text: str, value: float) -> None:
     """Beside a line at that value, just inside the frame: upright along x, level along y."""
     if name == "x":
-        where: dict[str, Any] = {"rotation": 90, "ha": "left", "va": "top"}
-        place, offset, coordinates = (value, 1.0), (2, -3), ("data", "axes fraction")
+        where: dict[str, Any] = {"rotation": 90, "ha": "left", "va": "bottom"}
+        place, offset, coordinates = (value, 0.0), (2, 4), ("data", "axes fraction")
     else:
         where = {"ha": "right", "va": "bottom"}
         place, offset, coordinates = (1.0, value), (-3, 2), ("axes fraction", "data")
@@ -206,11 +210,11 @@ def _scatter(axes: "Axes", seen: View, mark: Mark) -> None:
             {"s": 14, "facecolors": "none", "edgecolors": mark.colour, "alpha": 0.3, "zorder": 3},
         ),
         (
-            [p for p in own if p.feasible and not p.on_frontier],
+            [p for p in own if p.feasible and not p.on_frontier and p is not seen.chosen],
             {"s": 15, "color": mark.colour, "alpha": 0.35, "linewidths": 0, "zorder": 4},
         ),
         (
-            [p for p in own if p.feasible and p.on_frontier],
+            [p for p in own if p.feasible and (p.on_frontier or p is seen.chosen)],
             {"s": 36, "color": mark.colour, "edgecolors": "white", "linewidths": 0.7, "zorder": 6},
         ),
     )
@@ -255,7 +259,7 @@ def _choice(axes: "Axes", seen: View, found: tuple[Mark, ...]) -> None:
     if seen.chosen is None:
         return
     place, half = _place(seen, seen.chosen), seen.chosen.quality_half_width
-    bands = {
+    bands: dict[str, Any] = {
         f"{name}err": half for name, axis in (("x", seen.x), ("y", seen.y)) if axis.unit == "points"
     }
     axes.errorbar(*place, **bands, color=INK, linewidth=1.2, capsize=3, zorder=7)
@@ -286,20 +290,20 @@ def _short(point: Point, found: tuple[Mark, ...]) -> str:
     return title if rank is None else f"{title} r{rank}"
 
 
-def _titles(figure: "Figure", frontier: Frontier, seen: View) -> None:
+def _titles(figure: "Figure", frontier: Frontier, outside: int) -> None:
     points = frontier.points
     feasible = sum(point.feasible for point in points)
     best = sum(point.feasible and point.on_frontier for point in points)
-    figure.text(0.02, 0.95, f"{frontier.model}: {frontier.task}", fontsize=13, fontweight="bold")
     chosen = next((p for p in points if p.id == frontier.chosen), None)
-    choice = f"chosen: {chosen.label}" if chosen else "no candidate keeps every limit"
-    figure.text(
-        0.02,
-        0.912,
-        f"{len(points):,} candidates, {feasible:,} within every limit, {best:,} on the frontier; "
-        f"{choice}",
-        color=MUTED,
+    lines = (
+        f"Chosen: {chosen.label}" if chosen else "No candidate keeps every limit",
+        f"{len(points):,} candidates shown, {feasible:,} within every limit, "
+        f"{best:,} on the frontier"
+        + (f", {outside:,} over a limit and far outside the picture" if outside else ""),
     )
+    figure.text(0.02, 0.95, f"{frontier.model}: {frontier.task}", fontsize=13, fontweight="bold")
+    figure.text(0.02, 0.915, lines[0])
+    figure.text(0.02, 0.883, lines[1], color=MUTED)
 
 
 def _legend(figure: "Figure", seen: View, found: tuple[Mark, ...]) -> None:
@@ -313,11 +317,15 @@ def _legend(figure: "Figure", seen: View, found: tuple[Mark, ...]) -> None:
     ]
     looks += [("", {"alpha": 0}), *TIERS]
     dot: dict[str, Any] = {"linestyle": "none", "markersize": 6, "marker": "o", "color": MUTED}
+    columns = 1 + len(looks) // LEGEND_ROWS
     figure.legend(
         handles=[Line2D([], [], label=label, **dot | look) for label, look in looks],
         loc="upper left",
-        bbox_to_anchor=(0.785, 0.89),
+        bbox_to_anchor=(0.78, 0.87),
         frameon=False,
-        fontsize=8.5,
-        ncols=1 + len(looks) // LEGEND_ROWS,
+        fontsize=8.5 if columns == 1 else 7,
+        labelspacing=0.35,
+        handletextpad=0.2,
+        columnspacing=0.5,
+        ncols=columns,
     )

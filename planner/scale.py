@@ -25,15 +25,22 @@ class Scale(NamedTuple):
     ticks: tuple[float, ...]
 
 
-def scale(axis: Axis, values: Sequence[float]) -> Scale:
-    """The scale that shows every value, and the limit unless that would squeeze them."""
+def scale(axis: Axis, feasible: Sequence[float], others: Sequence[float] = ()) -> Scale:
+    """The scale that shows every feasible value, and of the others and the limit what is near.
+
+    Near is within the feasible span of its ends; without a feasible value all are shown.
+    """
+    values = feasible or others
     low, high = min(values, default=0.0), max(values, default=1.0)
     logarithmic = low > 0 and high / low >= DECADE
     room = (high - low) or abs(high) or 1.0
-    if axis.limit is not None:
-        reach = (low / DECADE, high * DECADE) if logarithmic else (low - room, high + room)
-        if reach[0] < axis.limit < reach[1]:
-            low, high = min(low, axis.limit), max(high, axis.limit)
+    reach = (low * low / high, high * high / low) if logarithmic else (low - room, high + room)
+    near = [
+        value
+        for value in (*others, *([] if axis.limit is None else [axis.limit]))
+        if reach[0] <= value <= reach[1]
+    ]
+    low, high = min(low, *near, high), max(high, *near, low)
     before, after = MARGINS if axis.lower_is_better else MARGINS[::-1]
     if logarithmic:
         ratio = high / low

@@ -89,4 +89,9 @@ def test_the_two_runtimes_exclude_each_other() -> None:
         extra: {Requirement(line).name for line in lines if line.startswith("onnxruntime")}
         for extra, lines in EXTRAS.items()
     }
-    assert runtimes == {"cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}, "dev": set()}
+    assert runtimes == {
+        "cpu": {"onnxruntime"},
+        "gpu": {"onnxruntime-gpu"},
+        "plot": set(),
+        "dev": set(),
+    }

@@ -54,6 +54,7 @@ def test_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
     assert top == {"planner", "compiler", "paretune-0.1.0.dist-info"}
     assert {"planner/py.typed", "compiler/py.typed", "compiler/libparetune_ops.so"} <= set(names)
     assert any(name.startswith("planner/specs/hardware/") for name in names)
+    assert "planner/page.html" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith((".cpp", ".h"))]
 
 

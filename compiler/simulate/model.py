@@ -27,6 +27,7 @@ from compiler.training_graph import Start, start
 from planner.errors import IncompatibleError
 from planner.plan import Candidate
 
+CPU = torch.device("cpu")
 META = torch.device("meta")
 
 
@@ -66,21 +67,15 @@ def fake_graph(
         module = _module(settings, task, labels)
     module = module.eval().requires_grad_(requires_grad=False).to(DTYPES[compute])
     with FakeTensorMode(allow_non_fake_inputs=True):
-        module = module.to_empty(device="cpu")
+        _replace_tensors(module, CPU)
     return captured(module, task, longest)
 
 
 def meta_graph(graph: Graph) -> Graph:
     """The same graph on the meta device, where an operation computes shapes and nothing else."""
     current = graph.copied()
-    copies: dict[int, torch.Tensor] = {}
+    _replace_tensors(current.module, META)
     for module in current.module.modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                shape_alone = copies.setdefault(id(tensor), _on_meta(tensor))
-                if isinstance(tensor, nn.Parameter):
-                    shape_alone = nn.Parameter(shape_alone, requires_grad=False)
-                setattr(module, name, shape_alone)
         if isinstance(module, fx.GraphModule):
             for node in module.graph.nodes:
                 node.args = cast(tuple[Argument, ...], map_aggregate(node.args, _meta_device))
@@ -104,13 +99,28 @@ def fake_start(base: Base, candidate: Candidate, labels: int | None) -> Start:
     """The starting tensors of a tenant, on the meta device."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         begin = start(base, candidate, labels, seed=0)
-    values = {name: _on_meta(tensor) for name, tensor in begin.owned.values.items()}
-    head = {name: _on_meta(tensor) for name, tensor in begin.head.items()}
+    values = {name: _without_data(tensor, META) for name, tensor in begin.owned.values.items()}
+    head = {name: _without_data(tensor, META) for name, tensor in begin.head.items()}
     return replace(begin, owned=replace(begin.owned, values=values), head=head)
 
 
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+def _replace_tensors(module: nn.Module, device: torch.device) -> None:
+    """Put a frozen tensor without data in each one's place; what was tied stays tied."""
+    copies: dict[int, torch.Tensor] = {}
+    for inner in module.modules():
+        for tensors in (inner._parameters, inner._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    if id(tensor) not in copies:
+                        copies[id(tensor)] = _without_data(tensor, device)
+                    tensors[name] = copies[id(tensor)]  # type: ignore[assignment]
+
+
+def _without_data(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=False)
+    return empty
 
 
 def _meta_device(argument: Argument) -> Argument:
@@ -135,10 +145,10 @@ def _unwritten(shape: tuple[int, int]) -> QuantizedWeight:
     blocks = -(-count // BLOCK_SIZE)
     return QuantizedWeight(
         shape=shape,
-        codes=np.empty(-(-count // 2), np.uint8),
-        absmax=np.empty(blocks, np.uint8),
-        codebook=np.empty(16, np.float32),
-        nested_absmax=np.empty(-(-blocks // NESTED_BLOCK_SIZE), np.float32),
-        nested_codebook=np.empty(256, np.float32),
-        offset=np.empty(1, np.float32),
+        codes=np.zeros(-(-count // 2), np.uint8),
+        absmax=np.zeros(blocks, np.uint8),
+        codebook=np.zeros(16, np.float32),
+        nested_absmax=np.zeros(-(-blocks // NESTED_BLOCK_SIZE), np.float32),
+        nested_codebook=np.zeros(256, np.float32),
+        offset=np.zeros(1, np.float32),
     )

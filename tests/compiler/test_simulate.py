@@ -14,6 +14,7 @@ from compiler.base_model import DTYPES, Base, captured, frozen_paths
 from compiler.cli import main
 from compiler.data import Batch
 from compiler.graph import attribute
+from compiler.passes.expose_hidden import expose_hidden
 from compiler.roles import targets
 from compiler.simulate import (
     Captured,
@@ -28,7 +29,7 @@ from compiler.simulate.kernels import adamw8bit_states
 from compiler.simulate.live import KINDS, Segment
 from compiler.simulate.model import _module, read_settings
 from compiler.simulate.step import Watched, watch
-from compiler.training_graph import start, training_graph
+from compiler.training_graph import Placement, on_device, start, training_graph
 from planner import Spec, recommend
 from planner.documents import dump, load_plan
 from planner.method import method, methods
@@ -128,7 +129,7 @@ STEPS = [
     ("llama", "full", {}),
     ("llama", "full", {"compute": "bf16", "checkpointing": "block", "gradient_accumulation": 2}),
     ("bert", "lora", {}),
-    ("bert", "full", {"compute": "bf16"}),
+    ("bert", "full", {"gradient_accumulation": 2}),
 ]
 
 
@@ -183,24 +184,20 @@ def test_a_gpu_keeps_no_attention_scores() -> None:
 
 
 def test_a_full_loss_holds_all_logits() -> None:
+    """Their fp32 log-softmax and its gradient are there when the backward pass begins."""
     wanted = candidate("lora", compute="bf16", batch_size=8, sequence_length=32)
-    logits = 8 * 32 * VOCABULARY
-    full, chunked = (simulated(wanted, loss=loss).by_kind["loss"] for loss in ("full", "chunked"))
-    assert full >= logits * (2 + 4 + 4)
-    assert chunked < full
+    full, fused = (simulated(wanted, loss=loss).phases["backward"] for loss in ("full", "chunked"))
+    assert full >= fused + 8 * 32 * VOCABULARY * 4
 
 
 def test_a_tied_head_is_on_a_device_once() -> None:
-    base = real_base("llama", "fp32", "fp32")
-    wanted = candidate("lora")
-    begin = start(base, wanted, None, seed=0)
-    training = training_graph(base, base.graph, wanted, begin, torch.device("meta"))
-    tables = [
-        tensor
-        for tensor in (training.head, *training.graph.module.parameters())
-        if tuple(tensor.shape) == (VOCABULARY, 64)
-    ]
-    assert len({id(tensor.untyped_storage()) for tensor in tables}) == 1
+    graph = real_base("llama", "fp32", "fp32").graph
+    headless = expose_hidden(graph.copied())
+    placement = Placement(torch.device("meta"))
+    placed = on_device(headless.graph, placement)
+    head = placement.placed(attribute(graph.module, headless.weight))
+    (table,) = [p for p in placed.module.parameters() if p.shape == (VOCABULARY, 64)]
+    assert table.untyped_storage() is head.untyped_storage()
 
 
 def test_8bit_states_are_those_of_bitsandbytes() -> None:

@@ -1,0 +1,126 @@
+"""Estimates of explicit candidates: every figure has evidence, and options move what they name."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from planner import Case, estimate
+from planner.cli import main
+from planner.errors import UsageError
+from planner.method import methods
+
+LLAMA = Case(model="llama-3.2-3b", method="lora", rank=32, batch_size=4, sequence_length=768)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def peak(case: Case) -> float:
+    found = estimate(case).figures["training.peak_allocated_bytes"].value
+    assert found is not None
+    return found
+
+
+def changed(**fields: object) -> Case:
+    return Case.model_validate(LLAMA.model_dump() | fields)
+
+
+def test_the_command_prints_every_part_and_its_evidence() -> None:
+    words = (
+        "estimate --model llama-3.2-3b --method lora --rank 16 "
+        "--targets attention.query,attention.value --format nf4 --batch 4 --sequence 768 "
+        "--checkpointing block --attention full --optimizer paged_adamw8bit --loss full "
+        "--hardware l40s --json"
+    )
+    document = json.loads(run(*words.split()).stdout)
+    assert document["schema_version"] == 1
+    training = document["training"]
+    assert training["peak_reserved_bytes"] > training["peak_allocated_bytes"] > 0
+    assert {"weights_bytes", "activations_bytes", "optimizer_bytes"} <= set(training["parts"])
+    # Two pairs a layer: r (in + out) of 3072 -> 3072 and 3072 -> 1024, in 28 layers.
+    assert document["trainable_parameters"] == 28 * 16 * (3072 + 3072 + 3072 + 1024)
+    assert document["serving"]["memory_bytes"] > 0
+    assert document["latency"]["per_token_seconds"] > 0
+    for key, figure in document["figures"].items():
+        assert figure["evidence"] in ("measured", "published", "derived", "assumed"), key
+        value = document
+        for part in key.split("."):
+            value = value[part]
+        assert value == figure["value"]
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_has_an_estimate(name: str) -> None:
+    case = Case(model="llama-3.2-1b", method=name, format="nf4" if name == "qlora" else "bf16")
+    formats = methods()[name].formats
+    case = case.model_copy(update={"format": "bf16" if "bf16" in formats else formats[0]})
+    for key, figure in estimate(case).figures.items():
+        assert figure.value is None or math.isfinite(figure.value), key
+
+
+def test_options_move_memory_the_way_they_must() -> None:
+    whole = peak(LLAMA)
+    assert peak(changed(checkpointing="block")) < whole
+    assert peak(changed(loss="full")) > whole
+    assert peak(changed(attention="full")) > whole
+    assert peak(changed(optimizer="adamw8bit")) < whole
+    assert peak(changed(optimizer="paged_adamw8bit")) < peak(changed(optimizer="adamw8bit"))
+    assert peak(changed(adapter_dtype="bf16")) < whole
+    assert peak(changed(dropout=0.1)) > whole
+    assert peak(changed(format="nf4")) < peak(changed(format="int8")) < whole
+    assert peak(changed(method="full", rank=None, targets=None)) > 3 * whole
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        *itertools.product(
+            ["smollm2-135m", "gpt2", "mixtral-8x7b", "t5-base", "bert-base", "vit-base"],
+            ["lora", "full"],
+        )
+    ],
+)
+def test_more_tokens_never_take_less_memory(model: str, method: str) -> None:
+    def needed(batch: int, length: int) -> float:
+        return peak(Case(model=model, method=method, batch_size=batch, sequence_length=length))
+
+    lengths = [196, 197] if model == "vit-base" else [64, 128, 500]
+    assert needed(1, lengths[0]) <= needed(2, lengths[0]) < needed(64, lengths[0])
+    found = [needed(2, length) for length in lengths]
+    assert found == sorted(found)
+
+
+def test_a_config_file_is_enough(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 100,
+        "max_position_embeddings": 512,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = run("estimate", "--model", tmp_path, "--sequence", "64", "--targets", "q_proj,v_proj")
+    assert result.exit_code == 0, result.output
+    assert "peak allocated" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "lorra"}, "unknown method 'lorra'"),
+        ({"method": "ia3", "rank": 4}, "ia3 has no rank"),
+        ({"targets": ["nose"]}, "no linear matches the target 'nose'"),
+        ({"hardware": "l5"}, "unknown hardware 'l5'"),
+        ({"sequence_length": 10**7}, "more than the model's"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        estimate(changed(**({"rank": None} | fields)))
