@@ -56,11 +56,13 @@ def best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
     decides, and keeping activations comes first where that is unknown.
     """
     budget = scenario.training_budget_bytes
-    tried = [
-        (needed, mode, size)
-        for mode, sizes in cuts(scenario)
-        for needed, size in _tried(scenario, adapter, format_, mode, sizes)
-    ]
+    tried: list[tuple[float, str, int]] = []
+    for mode, sizes in cuts(scenario):
+        if any(needed <= budget and size == sizes[0] for needed, _, size in tried):
+            # The whole batch fits as it is; recomputing is only the thriftiest way.
+            sizes = sizes[-1:]
+        found = _tried(scenario, adapter, format_, mode, sizes)
+        tried += [(needed, mode, size) for needed, size in found]
     least_bytes, least_mode, least_size = min(tried)
     largest = {mode: size for needed, mode, size in tried if needed <= budget}
     fitting = [micro(scenario, adapter, format_, mode, size) for mode, size in largest.items()]
@@ -85,7 +87,10 @@ def _tried(
         return _needed(scenario, adapter, format_, mode, size), size
 
     budget, low, high = scenario.training_budget_bytes, 1, len(sizes) - 1
-    whole, smallest = attempt(sizes[0]), attempt(sizes[-1])
+    smallest = attempt(sizes[-1])
+    if len(sizes) == 1:
+        return [smallest]
+    whole = attempt(sizes[0])
     if whole[0] <= budget or smallest[0] > budget:
         return [smallest, whole]
     tried = [whole, smallest]

@@ -1,4 +1,4 @@
-"""Whole explanations: of the demo, of the scenarios of test_scenarios.py, and of what cannot be had.
+"""Whole explanations: of the demo, of the scenarios of test_scenarios.py, of what cannot be had.
 
 NAME.txt is what `planner recommend specs/examples/NAME.json` prints, NAME.all.txt the same with
 --include-unbuildable. After an intended change:
