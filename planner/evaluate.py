@@ -89,6 +89,7 @@ def is_feasible(scenario: Scenario) -> bool:
 def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:
     # LoRA, rsLoRA and LoRA+ cost the same, so what one of them needs is not asked again.
     best: dict[tuple[object, ...], Micro] = {}
+    served: dict[tuple[object, ...], ServedCost] = {}
     for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
             yield adapter
@@ -100,11 +101,19 @@ def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | R
                 continue
             if (*alike, form.format) not in best:
                 best[*alike, form.format] = best_micro(scenario, adapter, form.format)
-            yield evaluate(scenario, adapter, form, best[*alike, form.format])
+            if (*alike, form) not in served:
+                served[*alike, form] = measure(scenario, adapter, form)
+            found = best[*alike, form.format], served[*alike, form]
+            yield _evaluated(scenario, adapter, form, *found)
 
 
 def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> Evaluated:
-    served = measure(scenario, adapter, form)
+    return _evaluated(scenario, adapter, form, micro, measure(scenario, adapter, form))
+
+
+def _evaluated(
+    scenario: Scenario, adapter: Adapter, form: Form, micro: Micro, served: ServedCost
+) -> Evaluated:
     return Evaluated(
         adapter=adapter,
         form=form,

@@ -8,7 +8,7 @@ from planner.cost.memory import LIVE_BAND, STORED_BAND
 from planner.cost.reserved import reserved
 from planner.evaluate import Evaluated
 from planner.home import CORRECTIONS, home
-from planner.plan import Evidence, Figure, Training
+from planner.plan import Evidence, Figure, Training, figure
 from planner.resolve import Scenario
 from planner.spec import Hardware
 
@@ -79,7 +79,7 @@ def _learned(key: str, scenario: Scenario) -> "Correction | None":
 
 
 def _corrected(seconds: float, learned: "Correction") -> Figure:
-    return Figure(
+    return figure(
         value=seconds * learned.factor,
         evidence="measured",
         source=f"{learned.builds} builds on this machine took {learned.factor:.2f} x the roofline",
@@ -137,7 +137,7 @@ def _parts(place: str, parts: dict[str, float]) -> dict[str, Figure]:
 
 
 def _bytes(value: float, half_width: float) -> Figure:
-    return Figure(
+    return figure(
         value=value,
         evidence="derived",
         source=MEMORY_SOURCE,
@@ -149,8 +149,8 @@ def _bytes(value: float, half_width: float) -> Figure:
 def _seconds(value: float | None, device: Hardware) -> Figure:
     """A time, or what a time decides."""
     if value is None:
-        return Figure(value=None, evidence="assumed", source=UNKNOWN_SOURCE)
-    return Figure(
+        return figure(value=None, evidence="assumed", source=UNKNOWN_SOURCE)
+    return figure(
         value=value,
         evidence=rates.evidence(device),
         source=f"{rates.source(device)} (planner.cost.latency)",
@@ -162,9 +162,9 @@ def _seconds(value: float | None, device: Hardware) -> Figure:
 def _money(price: float | None, time: Figure) -> Figure:
     """As sure as the time that it is paid for."""
     if price is None or not time.value:
-        return Figure(value=None, evidence="assumed", source=UNPRICED_SOURCE)
+        return figure(value=None, evidence="assumed", source=UNPRICED_SOURCE)
     ratio = price / time.value
-    return Figure(
+    return figure(
         value=price,
         evidence=time.evidence,
         source=PRICE_SOURCE,
@@ -174,12 +174,12 @@ def _money(price: float | None, time: Figure) -> Figure:
 
 
 def _exact(value: float, evidence: Evidence, source: str) -> Figure:
-    return Figure(value=value, evidence=evidence, source=source)
+    return figure(value=value, evidence=evidence, source=source)
 
 
 def _points(chosen: Evaluated) -> Figure:
     quality = chosen.quality
-    return Figure(
+    return figure(
         value=quality.points,
         evidence="derived",
         source="published differences and declared causes, against LoRA on all linears of a "

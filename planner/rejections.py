@@ -67,7 +67,7 @@ def _strength(scenario: Scenario, other: Evaluated) -> tuple[int, float, float]:
 
 
 def _refused(refusal: Refusal) -> Rejection:
-    return Rejection(
+    return Rejection.model_construct(
         candidate=refusal.subject,
         constraint=refusal.constraint,
         number=None,
@@ -79,7 +79,7 @@ def _refused(refusal: Refusal) -> Rejection:
 
 def _infeasible(other: Evaluated) -> Rejection:
     broken = other.violations[0]
-    return Rejection(
+    return Rejection.model_construct(
         candidate=other.describe(),
         constraint=broken.constraint,
         number=broken.number,
@@ -98,7 +98,7 @@ def _outdone(
         rounds[-1],
     )
     criterion = lost.criterion
-    return Rejection(
+    return Rejection.model_construct(
         candidate=other.describe(),
         constraint=criterion.name,
         number=criterion.natural(criterion.score(scenario, other)),

@@ -6,7 +6,10 @@ same: they are given a method's adapters as one adapter whose costs are columns.
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
 from planner.cost.adapter import AdapterCost
@@ -15,13 +18,9 @@ from planner.evaluate import measure
 from planner.quality import steps_share
 from planner.resolve import Scenario
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Column = npt.NDArray[np.float64]
-    Flags = npt.NDArray[np.bool_]
-    Indices = npt.NDArray[np.int64]
+Column = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 
 OBJECTIVES = (
     "quality_points",
@@ -49,17 +48,15 @@ class Sweep(NamedTuple):
     adapters: tuple[Adapter, ...]
     forms: tuple[Form, ...]
     cuts: tuple[Cut, ...]
-    adapter: "Indices"
-    form: "Indices"
-    cut: "Indices"
-    values: "dict[str, Column]"
-    quality_half_width: "Column"
-    broken: "dict[str, Flags]"
+    adapter: Indices
+    form: Indices
+    cut: Indices
+    values: dict[str, Column]
+    quality_half_width: Column
+    broken: dict[str, Flags]
 
     @property
-    def feasible(self) -> "Flags":
-        import numpy as np  # noqa: PLC0415, a plan needs none of it
-
+    def feasible(self) -> Flags:
         flags: Flags = ~np.any([self.broken[name] for name in CONSTRAINTS], axis=0)
         return flags
 
@@ -69,8 +66,6 @@ class Sweep(NamedTuple):
 
 def sweep(scenario: Scenario, *, unbuildable: bool = False) -> Sweep:
     """Evaluate every candidate of the scenario."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     known = [a for a in adapters(scenario, unbuildable=unbuildable) if isinstance(a, Adapter)]
     all_cuts = [Cut(mode, size) for mode, sizes in cuts(scenario) for size in sizes]
     all_forms: dict[Form, int] = {}
@@ -104,13 +99,11 @@ _PLACES = ("adapter", "form", "cut")
 def _blocks(
     scenario: Scenario,
     members: Sequence[Adapter],
-    places: "Indices",
+    places: Indices,
     all_cuts: Sequence[Cut],
     all_forms: dict[Form, int],
 ) -> Iterable[dict[str, Any]]:
     """The candidates of one method, a block of [cuts, adapters] per form."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     allowed: dict[Form, list[int]] = {}
     for place, member in enumerate(members):
         for form in forms(scenario, member):
@@ -136,8 +129,6 @@ def _trained(
     scenario: Scenario, column: Adapter, format_: str, all_cuts: Sequence[Cut], count: int
 ) -> dict[str, Any]:
     """[cuts, adapters] of what depends on the cut of the step."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     found = [
         micro(scenario, column, format_, cut.checkpointing, cut.batch_size) for cut in all_cuts
     ]
@@ -159,8 +150,6 @@ def _served(
     scenario: Scenario, column: Adapter, members: Sequence[Adapter], form: Form
 ) -> dict[str, Any]:
     """[adapters] of what depends on the form alone."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     quality, served = form_quality(scenario, form), measure(scenario, column, form)
     points = np.array([member.quality.points for member in members])
     widths = np.array([member.quality.half_width for member in members])
@@ -179,8 +168,6 @@ def _served(
 
 def _columns(members: Sequence[Adapter]) -> Adapter:
     """The adapters of one method as one, whose costs are columns."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     fields: list[Any] = [
         np.array(field, float) for field in zip(*(m.cost for m in members), strict=True)
     ]
@@ -198,32 +185,26 @@ def _over(seconds: Any, limit: float | None) -> Any:  # noqa: ANN401, a number, 
     return False if seconds is None or limit is None else seconds > limit
 
 
-def dominance(rows: "npt.NDArray[np.float64]") -> "Flags":
+def dominance(rows: Column) -> Flags:
     """[n, n]: whether row i is nowhere worse than row j and somewhere better; lower is better."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     no_worse = np.all(rows[:, None, :] <= rows[None, :, :], axis=2)
     better = np.any(rows[:, None, :] < rows[None, :, :], axis=2)
     flags: Flags = no_worse & better
     return flags
 
 
-def objectives(swept: Sweep, chosen: "Indices") -> "npt.NDArray[np.float64]":
+def objectives(swept: Sweep, chosen: Indices) -> Column:
     """[n, 6] of those candidates, all to be made small; an unknown figure counts as equal."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     columns = [swept.values[name][chosen] for name in OBJECTIVES]
     columns[0] = -columns[0]
     return np.nan_to_num(np.stack(columns, axis=1), nan=0.0)
 
 
-def pareto_front(rows: "npt.NDArray[np.float64]") -> "Indices":
+def pareto_front(rows: Column) -> Indices:
     """Places of the rows that no other row dominates; of equal rows the first.
 
     Rows are taken in lexicographic order: whoever dominates comes before whom it dominates.
     """
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     _, left = np.unique(rows, axis=0, return_index=True)
     found = []
     while len(left):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import JsonValue
 
 from planner.candidates import Adapter, form_quality
@@ -97,7 +98,6 @@ def frontier(spec: Spec, *, unbuildable: bool = False) -> Frontier:
 def dominance_graph(found: Frontier) -> "networkx.DiGraph[int]":
     """An edge from each point to every feasible point that it dominates."""
     import networkx  # noqa: PLC0415, only for those who ask
-    import numpy as np  # noqa: PLC0415
 
     feasible = [point for point in found.points if point.feasible]
     rows = np.array([_row(found.axes, point) for point in feasible]).reshape(len(feasible), -1)
@@ -157,8 +157,6 @@ def _same(one: Adapter, other: Adapter) -> bool:
 
 def _shown(swept: Sweep, chosen: int | None) -> tuple[list[int], frozenset[int]]:
     """Places of the points to show, and of those the places on the front."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     feasible = np.flatnonzero(swept.feasible)
     rows = objectives(swept, feasible)
     bytes_and_seconds = np.log(np.maximum(rows[:, 1:], 1e-12)) / FINENESS
@@ -172,8 +170,6 @@ def _shown(swept: Sweep, chosen: int | None) -> tuple[list[int], frozenset[int]]
 
 def _best_of_methods(swept: Sweep) -> Iterator[int]:
     """Of each method the candidate with fewest broken limits, then best quality, least memory."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     broken = np.sum(list(swept.broken.values()), axis=0)
     quality, memory = swept.values["quality_points"], swept.values["training_bytes"]
     order = np.lexsort((memory, -quality, broken))
@@ -187,8 +183,6 @@ def _best_of_methods(swept: Sweep) -> Iterator[int]:
 
 def _dominators(swept: Sweep, shown: Sequence[int]) -> dict[int, int | None]:
     """For each place shown the first feasible place shown that dominates it."""
-    import numpy as np  # noqa: PLC0415, a plan needs none of it
-
     places = np.array(shown, dtype=int)
     above = dominance(objectives(swept, places)) & swept.feasible[places][:, None]
     return {
