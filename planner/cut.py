@@ -50,52 +50,58 @@ def accumulation(scenario: Scenario, batch_size: int) -> int:
 
 
 def best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
-    """The fastest way to cut a step that fits; else the one that needs least."""
+    """The fastest way to cut a step that fits; else the one that needs least.
+
+    In each mode the largest batch that fits is the fastest; between modes the predicted time
+    decides, and keeping activations comes first where that is unknown.
+    """
     budget = scenario.training_budget_bytes
     tried: list[tuple[float, str, int]] = []
     for mode, sizes in cuts(scenario):
+        if any(needed <= budget and size == sizes[0] for needed, _, size in tried):
+            # The whole batch fits as it is; recomputing is only the thriftiest way.
+            sizes = sizes[-1:]
         found = _tried(scenario, adapter, format_, mode, sizes)
         tried += [(needed, mode, size) for needed, size in found]
-        if found[-1][0] <= budget:
-            # What could be saved at most is shown beside what is used.
-            last, least = cuts(scenario)[-1]
-            thriftiest = _needed(scenario, adapter, format_, last, least[-1])
-            best = micro(scenario, adapter, format_, mode, found[-1][1])
-            least_bytes = min(thriftiest, *(needed for needed, _, _ in tried))
-            return best._replace(least_required_bytes=least_bytes)
-    needed, mode, size = min(tried)
-    best = micro(scenario, adapter, format_, mode, size)
-    return best._replace(least_required_bytes=needed)
+    least_bytes, least_mode, least_size = min(tried)
+    largest = {mode: size for needed, mode, size in tried if needed <= budget}
+    fitting = [micro(scenario, adapter, format_, mode, size) for mode, size in largest.items()]
+    best = (
+        min(fitting, key=lambda found: found.step_seconds or 0.0)
+        if fitting
+        else micro(scenario, adapter, format_, least_mode, least_size)
+    )
+    return best._replace(least_required_bytes=least_bytes)
 
 
 def _tried(
     scenario: Scenario, adapter: Adapter, format_: str, mode: str, sizes: Sequence[int]
 ) -> list[tuple[float, int]]:
-    """Bytes and batch sizes; the last is the largest that fits, or else the smallest one.
+    """Bytes and batch sizes: the last that fits is the largest; the smallest is among them.
 
     Memory rises with the batch size, except that the whole batch at once keeps no gradients
-    between its pieces; so that is tried first, and the rest by halves.
+    between its pieces; so that is tried apart, and the rest by halves.
     """
 
     def attempt(size: int) -> tuple[float, int]:
         return _needed(scenario, adapter, format_, mode, size), size
 
     budget, low, high = scenario.training_budget_bytes, 1, len(sizes) - 1
-    tried = [attempt(sizes[0])]
-    if tried[0][0] <= budget or high == 0:
-        return tried
-    tried.append(attempt(sizes[high]))
-    if tried[-1][0] > budget:
-        return tried
-    best = tried[-1]
+    smallest = attempt(sizes[-1])
+    if len(sizes) == 1:
+        return [smallest]
+    whole = attempt(sizes[0])
+    if whole[0] <= budget or smallest[0] > budget:
+        return [smallest, whole]
+    tried = [whole, smallest]
     while low < high:
         middle = (low + high) // 2
         tried.append(attempt(sizes[middle]))
         if tried[-1][0] <= budget:
-            best, high = tried[-1], middle
+            high = middle
         else:
             low = middle + 1
-    return [*tried, best]
+    return tried
 
 
 def _needed(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> float:

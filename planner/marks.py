@@ -10,7 +10,7 @@ from typing import NamedTuple
 from planner.method import methods
 from planner.tradeoffs import Frontier, Point
 
-COLOURS = ("#4d4fff", "#db8900", "#ee0059", "#1a9eff", "#417500", "#9647b4", "#758ba2")
+COLOURS = ("#4d4fff", "#d18300", "#ee0059", "#1893f0", "#417500", "#9647b4", "#758ba2")
 """At least 3:1 against white and near-black, and apart under each kind of colour blindness."""
 SHAPES = ("circle", "square", "triangle", "diamond", "wedge", "cross")
 

@@ -26,7 +26,7 @@ SHAPES = {
     "wedge": "v",
     "cross": "P",
 }
-INK, MUTED, GRID, SHADE, TIE = "#16191f", "#5b6472", "#e6e9ee", "#eef0f4", "#eef0ff"
+INK, MUTED, GRID, SHADE, TIE = "#16191f", "#5b6472", "#e6e9ee", "#eef0f4", "#e9ebff"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -45,6 +45,7 @@ TIERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("on the frontier", {"markersize": 6.5}),
     ("dominated", {"alpha": 0.4, "markersize": 4}),
     ("breaks a limit", {"markerfacecolor": "none", "alpha": 0.5, "markersize": 4}),
+    (f"within {TIE_POINTS:g} points: a tie", {"marker": "s", "color": TIE, "markersize": 9}),
 )
 
 
@@ -175,8 +176,6 @@ def _ties(axes: "Axes", name: str, axis: Axis, feasible: list[float]) -> None:
     best = max(feasible)
     shade = axes.axvspan if name == "x" else axes.axhspan
     shade(best - TIE_POINTS, best, color=TIE, linewidth=0, zorder=0)
-    text = f"within {TIE_POINTS:g} points of the best: a tie"
-    _edge_text(axes, name, text, best - TIE_POINTS)
 
 
 def _limit(axes: "Axes", name: str, axis: Axis, drawn: Scale) -> None:
@@ -207,7 +206,7 @@ def _scatter(axes: "Axes", seen: View, mark: Mark) -> None:
     tiers: tuple[tuple[list[Point], dict[str, Any]], ...] = (
         (
             [p for p in own if not p.feasible],
-            {"s": 14, "facecolors": "none", "edgecolors": mark.colour, "alpha": 0.3, "zorder": 3},
+            {"s": 14, "facecolors": "none", "edgecolors": mark.colour, "alpha": 0.45, "zorder": 3},
         ),
         (
             [p for p in own if p.feasible and not p.on_frontier and p is not seen.chosen],

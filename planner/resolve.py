@@ -224,7 +224,7 @@ def _active(spec: Spec) -> int:
 def _prompt(spec: Spec, context: int) -> int:
     prompt = spec.serving.prompt_tokens
     if prompt is None:
-        return max(1, context // 2)
+        return context if spec.task == "image_classification" else max(1, context // 2)
     if prompt > context:
         raise UsageError(f"serving.prompt_tokens {prompt} is more than the context of {context}")
     return prompt

@@ -8,7 +8,11 @@ from typing import Any
 
 
 def larger(left: float, right: float) -> float:
-    return where(left >= right, left, right)
+    over: Any = left >= right
+    if over is True or over is False:
+        # Two numbers, by far the most frequent.
+        return left if over else right
+    return where(over, left, right)
 
 
 def smaller(left: float, right: float) -> float:

@@ -83,7 +83,9 @@ PEFT = PARETUNE._replace(
     # The model's output keeps its logits; then log-softmax and both gradients, in fp32.
     logit_bytes={"fp32": 16, "bf16": 14},
 )
-"""transformers with PEFT: fp32 adapters on the model's type, the whole logits."""
+"""transformers with PEFT: fp32 adapters on the model's type, all logits; bitsandbytes of 2025,
+whose 4-bit product no longer keeps its input.
+"""
 
 LITGPT_2023 = Framework(
     name="litgpt-2023",

@@ -125,7 +125,9 @@ def main() -> None:
     if arguments.json:
         cases = {"measured": measured, "reserved": whole_runs, "dry run": simulated}
         rows = {name: [{**c._asdict(), "error": c.error} for c in cases[name]] for name in cases}
-        print(json.dumps({"schema_version": 1, "summary": figures, "rows": rows}, indent=2))
+        left = [row._asdict() for row in left_out]
+        document = {"schema_version": 1, "summary": figures, "rows": rows, "left_out": left}
+        print(json.dumps(document, indent=2))
     else:
         tables = {
             "Published peaks, allocated": measured,
@@ -339,8 +341,10 @@ def print_tables(
             numbers = f"{case.predicted / 1e9:8.2f} {case.expected / 1e9:8.2f} {case.error:+7.1%}"
             print(f"{numbers}  {case.name}")
     print("Left out of the allocated peaks")
-    for reason, count in Counter(row.reason for row in left_out).items():
+    for reason, count in Counter(row.reason for row in left_out).most_common():
         print(f"{count:5d}  {reason}")
+        for name in dict.fromkeys(row.name for row in left_out if row.reason == reason):
+            print(f"         {name}")
     for name, found in figures.items():
         print(f"{name}: {_verdict(name, found)}")
 

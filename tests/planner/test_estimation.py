@@ -90,7 +90,10 @@ def test_more_tokens_never_take_less_memory(model: str, method: str) -> None:
         return peak(Case(model=model, method=method, batch_size=batch, sequence_length=length))
 
     lengths = [196, 197] if model == "vit-base" else [64, 128, 500]
-    assert needed(1, lengths[0]) <= needed(2, lengths[0]) < needed(64, lengths[0])
+    # A trained base may peak in the optimizer's step, whatever the batch.
+    assert needed(1, lengths[0]) <= needed(2, lengths[0]) <= needed(64, lengths[0])
+    if method == "lora":
+        assert needed(1, lengths[0]) < needed(64, lengths[0])
     found = [needed(2, length) for length in lengths]
     assert found == sorted(found)
 
