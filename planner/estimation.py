@@ -6,6 +6,7 @@ from pydantic import Field, JsonValue
 
 from planner import catalog
 from planner.candidates import Adapter, Form, adapters
+from planner.cost.framework import FRAMEWORKS
 from planner.cut import cost_of, step_of
 from planner.errors import UsageError
 from planner.evaluate import evaluate
@@ -40,7 +41,8 @@ class Case(Section):
     """One candidate and where it runs; None is the method's default, or no limit.
 
     The defaults are what the compiler does: fp32 adapters, attention that keeps no scores, a loss
-    in chunks.
+    in chunks. `framework` says which program's way of keeping tensors is meant; by default a full
+    loss means transformers with PEFT.
     """
 
     schema_version: Literal[1] = 1
@@ -58,6 +60,7 @@ class Case(Section):
     attention: Attention = "flash"
     optimizer: Optimizer = "adamw"
     loss: Loss = "chunked"
+    framework: Literal["paretune", "peft", "litgpt-2023", "litgpt-2024"] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     labels: Annotated[int, Field(ge=2)] | None = None
     hardware: HardwareChoice | None = None
@@ -90,6 +93,7 @@ def estimate(case: Case) -> Estimate:
         optimizer=case.optimizer,
         loss=case.loss,
         dropout=case.dropout,
+        framework=FRAMEWORKS[case.framework] if case.framework else None,
     )
     found = evaluate(scenario, adapter, form, cost_of(scenario, adapter, step))
     per_step = case.batch_size * case.gradient_accumulation

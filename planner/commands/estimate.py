@@ -35,6 +35,7 @@ def _choice(values: object) -> click.Choice[str]:
 @click.option("--attention", type=_choice(Attention), default="flash", show_default=True)
 @click.option("--optimizer", type=_choice(Optimizer), default="adamw", show_default=True)
 @click.option("--loss", type=_choice(Loss), default="chunked", show_default=True)
+@click.option("--framework", help="paretune, peft, litgpt-2023 or litgpt-2024; default by loss.")
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the adapter.")
 @click.option("--labels", type=int, help="Classes of a classifier.")
 @click.option("--hardware", help="Catalogue name; without it times are unknown.")
