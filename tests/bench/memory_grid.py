@@ -163,7 +163,7 @@ def main(path: Path, models: list[str]) -> None:
         for row in points(model, done):
             rows.append(row)
             aside = path.with_suffix(".part")
-            aside.write_text(json.dumps(rows, indent=1), "utf-8")
+            aside.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", "utf-8")
             os.replace(aside, path)
             print(f"{len(rows):4} {row['seconds']:6.1f} s  {row['key']}", flush=True)
 
