@@ -218,7 +218,7 @@ def forms(scenario: Scenario, adapter: Adapter) -> Iterator[Form | Refusal]:
             continue
         for export, precision in product(exports, precisions):
             form = Form(format_, export, precision)
-            yield _form_refusal(scenario, adapter, form) or form
+            yield form_refusal(scenario, adapter, form) or form
 
 
 def _precisions(scenario: Scenario) -> tuple[str, ...]:
@@ -245,7 +245,8 @@ def _format_refusal(
     return None
 
 
-def _form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal | None:
+def form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal | None:
+    """Why the method cannot be served in that form by the scenario's runtime, or None."""
     name, runtime = adapter.method.name, scenario.spec.serving.runtime
     if form.export not in adapter.method.serves:
         reason = f"{name} can only be served {' or '.join(adapter.method.serves)}"

@@ -23,7 +23,7 @@ class Frozen(BaseModel):
 class Figure(Frozen):
     """A number with its unit in the key that holds it; None is unknown."""
 
-    value: float | None
+    value: int | float | None
     evidence: Evidence
     source: str
     low: float | None = None

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from planner.errors import UsageError
-from planner.evaluate import Evaluated, Search, is_feasible
+from planner.evaluate import Evaluated, Search, is_feasible, search
 from planner.resolve import GIB, Scenario, resolve
+from planner.runtime import RUNTIMES
 from planner.spec import Spec
 
 OFFERED = 3
@@ -24,11 +25,14 @@ class Change(NamedTuple):
     updates: dict[str, object]
 
 
+NOTHING = Change("", {})
+
+
 def relaxations(scenario: Scenario, weighed: Search) -> str:
     """The nearest relaxations as one sentence."""
     found = [change.text for change, _ in nearest(scenario, weighed)]
     if not found:
-        return "no change of one kind makes it feasible; a smaller model or larger hardware might"
+        return "no change of one or two kinds makes it feasible; a smaller model might"
     return f"feasible with {', or '.join(found)}"
 
 
@@ -44,6 +48,32 @@ def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Change, Spec]
                 break
         if count == OFFERED:
             return
+    for change in _pairs(scenario) if count == 0 else ():
+        spec = applied(scenario.spec, change)
+        if spec is not None and _feasible(spec):
+            yield change, spec
+            count += 1
+        if count == OFFERED:
+            return
+
+
+def _pairs(scenario: Scenario) -> Iterator[Change]:
+    """A smaller load together with the least memory or time that then suffices."""
+    for loads in (_fewer_tenants(scenario), _less_context(scenario), _shorter(scenario), [NOTHING]):
+        for load in loads[:1]:
+            spec = applied(scenario.spec, load)
+            if spec is None:
+                continue
+            lighter = resolve(spec)
+            weighed = search(lighter)
+            both = _more_of_both(lighter, weighed)
+            for more in (
+                *_more_vram(lighter, weighed),
+                *_more_serving_memory(lighter, weighed),
+                *both,
+            ):
+                text = f"{load.text} and {more.text}" if load.text else more.text
+                yield Change(text, load.updates | more.updates)
 
 
 def applied(spec: Spec, change: Change) -> Spec | None:
@@ -81,6 +111,8 @@ def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Change]]:
     if broken - {"training memory"}:
         yield _fewer_tenants(scenario)
         yield _less_context(scenario)
+    if any(refused.constraint == "runtime" for refused in weighed.refusals):
+        yield _other_runtimes(scenario)
 
 
 def _unpinned(scenario: Scenario) -> list[Change]:
@@ -126,6 +158,37 @@ def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Change]:
     device["memory_gib"] = max(gib, scenario.serving.memory_gib)
     updates: dict[str, object] = {"serving.memory_gib": gib, "serving.hardware": device}
     return [Change(f"{gib} GiB of serving memory", updates)]
+
+
+def _more_of_both(scenario: Scenario, weighed: Search) -> list[Change]:
+    """The least VRAM and the least serving memory that a candidate breaking only these needs."""
+    found = _breaking_only(weighed, {"training memory", "serving memory"})
+    if not found or scenario.spec.serving.memory_gib is None:
+        return []
+    nearest = min(found, key=lambda c: c.micro.required_bytes + c.serving_required_bytes)
+    training = math.ceil(nearest.micro.required_bytes / GIB)
+    serving = math.ceil(nearest.serving_required_bytes / GIB)
+    updates: dict[str, object] = {}
+    texts = []
+    for text, key, gib, device in (
+        (f"{training} GiB of VRAM", "training", training, scenario.training),
+        (f"{serving} GiB of serving memory", "serving", serving, scenario.serving),
+    ):
+        size = max(gib, device.memory_gib)
+        updates[f"{key}.hardware"] = device.model_dump(mode="json") | {"memory_gib": size}
+        texts.append(text)
+    updates |= {
+        "vram_gib": max(training, scenario.spec.vram_gib),
+        "serving.memory_gib": max(serving, scenario.spec.serving.memory_gib),
+    }
+    return [Change(" and ".join(texts), updates)]
+
+
+def _other_runtimes(scenario: Scenario) -> list[Change]:
+    mine = scenario.spec.serving.runtime
+    return [
+        Change(f"runtime {name}", {"serving.runtime": name}) for name in RUNTIMES if name != mine
+    ]
 
 
 def _slower(weighed: Search, constraint: str, key: str) -> list[Change]:

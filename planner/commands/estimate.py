@@ -9,7 +9,7 @@ from planner.documents import validated
 from planner.estimation import Case, Estimate, estimate
 from planner.options import as_json, print_json
 from planner.render import figure_lines
-from planner.spec import Attention, Checkpointing, Compute, Format, Loss, Optimizer
+from planner.spec import Attention, Checkpointing, Compute, Format, Loss, Optimizer, Runtime
 
 
 def _choice(values: object) -> click.Choice[str]:
@@ -26,11 +26,11 @@ def _choice(values: object) -> click.Choice[str]:
 @click.option("--rank", type=int, help="Default: the method's rank nearest to 16.")
 @click.option("--targets", help="Roles, all-linear or module-name patterns, with commas.")
 @click.option("--format", "format_", type=_choice(Format), default="bf16", show_default=True)
-@click.option("--compute", type=_choice(Compute), default="bf16", show_default=True)
+@click.option("--compute", type=_choice(Compute), help="Default: fp32 on an fp32 base, else bf16.")
 @click.option("--adapter-dtype", type=_choice(Compute), default="fp32", show_default=True)
 @click.option("--batch", "batch_size", type=int, default=1, show_default=True)
 @click.option("--accumulation", "gradient_accumulation", type=int, default=1, show_default=True)
-@click.option("--sequence", "sequence_length", type=int, default=1024, show_default=True)
+@click.option("--sequence", "sequence_length", type=int, help="Default: 1024, or the model's.")
 @click.option("--checkpointing", type=_choice(Checkpointing), default="none", show_default=True)
 @click.option("--attention", type=_choice(Attention), default="flash", show_default=True)
 @click.option("--optimizer", type=_choice(Optimizer), default="adamw", show_default=True)
@@ -39,10 +39,12 @@ def _choice(values: object) -> click.Choice[str]:
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the adapter.")
 @click.option("--labels", type=int, help="Classes of a classifier.")
 @click.option("--hardware", help="Catalogue name; without it times are unknown.")
-@click.option("--export", type=click.Choice(["unmerged", "merged"]), default="unmerged")
+@click.option("--runtime", type=_choice(Runtime), default="paretune", show_default=True)
+@click.option("--export", type=click.Choice(["unmerged", "merged"]), help="Default: unmerged.")
 @click.option("--precision", type=click.Choice(["exact", "fast"]), default="exact")
 @click.option("--tenants", type=int, default=1, show_default=True)
 @click.option("--active-tenants", type=int, help="Default: all.")
+@click.option("--slots", type=int, help="Rows of the bank; default: one per active tenant.")
 @click.option("--context", "context_length", type=int, help="Tokens served per sequence.")
 @click.option("--prompt", "prompt_tokens", type=int, help="Tokens of a prompt.")
 @as_json
@@ -65,6 +67,11 @@ def _text(found: Estimate) -> str:
     rank = f" r{case.rank}" if case.rank else ""
     head = (
         f"{Path(model).name}: {case.method}{rank}, {case.format} base, "
-        f"batch {case.batch_size} x {case.sequence_length} tokens"
+        f"batch {case.batch_size} x {case.sequence_length} tokens, arithmetic in {case.compute}"
     )
-    return "\n".join([head, "", *figure_lines(found.figures)]) + "\n"
+    notes = (
+        f"tensors are kept as {case.framework} keeps them; served {case.export} by {case.runtime}",
+        "parts are each at their own largest, the peak is at one moment",
+    )
+    lines = [head, *(f"  ({note})" for note in notes), "", *figure_lines(found.figures)]
+    return "\n".join(lines) + "\n"

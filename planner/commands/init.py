@@ -5,10 +5,11 @@ from typing import get_args
 
 import click
 
+from planner import catalog
 from planner.documents import dump, validated, write
 from planner.errors import UsageError
 from planner.options import as_json
-from planner.resolve import resolve
+from planner.resolve import resolve, task_of
 from planner.spec import Spec, Task
 
 
@@ -18,7 +19,7 @@ from planner.spec import Spec, Task
 )
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="Catalogue name, config.json or its folder.")
-@click.option("--task", type=click.Choice(get_args(Task)), default="causal_lm", show_default=True)
+@click.option("--task", type=click.Choice(get_args(Task)), help="Default: what the model is for.")
 @click.option("--vram", "vram_gib", type=float, required=True, help="GiB for training.")
 @click.option("--hardware", help="Catalogue name of the training device.")
 @click.option("--serving", help="Catalogue name of the serving device.")
@@ -29,7 +30,7 @@ def command(
     *,
     spec: Path,
     model: str,
-    task: str,
+    task: str | None,
     vram_gib: float,
     hardware: str | None,
     serving: str | None,
@@ -42,7 +43,7 @@ def command(
         raise UsageError(f"{spec} exists", hint="choose another name, or give --force")
     document = {
         "model": model,
-        "task": task,
+        "task": task or task_of(catalog.model(model).architecture),
         "vram_gib": vram_gib,
         "training": {"hardware": hardware},
         "serving": {"hardware": serving, "tenants": tenants},

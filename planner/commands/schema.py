@@ -1,18 +1,28 @@
-"""Print the JSON Schema of a spec or of a plan."""
+"""Print the JSON Schema of a document: spec, plan, case, estimate or frontier."""
 
 import json
 
 import click
 from pydantic import BaseModel
 
+from planner.estimation import Case, Estimate
+from planner.options import as_json
 from planner.plan import Plan
 from planner.spec import Spec
+from planner.tradeoffs import Frontier
 
-DOCUMENTS: dict[str, type[BaseModel]] = {"spec": Spec, "plan": Plan}
+DOCUMENTS: dict[str, type[BaseModel]] = {
+    "spec": Spec,
+    "plan": Plan,
+    "case": Case,
+    "estimate": Estimate,
+    "frontier": Frontier,
+}
 
 
 @click.command("schema", epilog="Example: planner schema plan")
 @click.argument("document", type=click.Choice(list(DOCUMENTS)), default="spec")
-def command(*, document: str) -> None:
-    """Print the JSON Schema of DOCUMENT."""
+@as_json
+def command(*, document: str, as_json: bool) -> None:
+    """Print the JSON Schema of DOCUMENT; it is JSON with or without --json."""
     click.echo(json.dumps(DOCUMENTS[document].model_json_schema(), indent=2))

@@ -58,6 +58,7 @@ class Engine(NamedTuple):
     waits                the host needs a step's tokens before it launches the next
     activation_share     of the traffic that an eager block has beside its products
     element_bytes        of an adapter's row in the bank
+    mixes                tenants share one batch; else each tenant's step reads the base again
     """
 
     seconds_per_kernel: float
@@ -67,6 +68,7 @@ class Engine(NamedTuple):
     waits: bool
     activation_share: float
     element_bytes: int
+    mixes: bool = True
 
     def host_seconds(self, *, adapted: bool, quantised: bool) -> float:
         """Per block and pass."""
@@ -89,8 +91,8 @@ EAGER_SERVER = EAGER._replace(block_kernels=20, waits=True, activation_share=0.3
 ENGINES = {
     "paretune": FUSED,
     "onnxruntime": FUSED,
-    "onnxruntime-genai": FUSED,
-    "llama.cpp": CAPTURED._replace(dequantise_kernels=0),
+    "onnxruntime-genai": FUSED._replace(adapter_kernels=8, mixes=False),
+    "llama.cpp": CAPTURED._replace(dequantise_kernels=0, mixes=False),
     "vllm": CAPTURED,
     "lorax": CAPTURED,
 }
@@ -161,8 +163,8 @@ def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: L
     if not shape.tied:
         # The embedding is looked up, not streamed.
         streamed = streamed - shape.vocab * shape.hidden * load.other_bytes
-    if served.export == "merged":
-        # Each tenant has its own weights, so a batch shares nothing.
+    if served.export == "merged" or not served.engine.mixes:
+        # Each tenant has its own weights, or its own batch, so nothing is shared.
         streamed = streamed * rows
     context = load.context_length / 2 + adapter.input_tokens + adapter.cache_tokens
     cached = cache_bytes(shape, load) * context / load.context_length

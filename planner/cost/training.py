@@ -5,7 +5,6 @@ The peak is the largest of the moments at which a step holds most:
     loss        every activation, and what the loss holds besides
     backward    every activation, and the gradients that flow through the last block
     end         every gradient, and the first block
-    step        every gradient, and what the optimizer's step needs besides
 
 Stored weights, adapters and optimizer states are there at all of them; gradients too from the
 second micro-batch on. With checkpointing a block's activations exist only while it is recomputed.
@@ -343,10 +342,9 @@ def _loss_bytes(shape: Architecture, step: Step) -> float:
 
 
 def _chunk_tokens(labelled: float, vocab: int) -> float:
-    """Chunks are of one size, as compiler/train/loss.py cuts them."""
-    limit = max(1, CHUNK_LOGITS // vocab)
-    count = larger(-(-labelled // limit), 1)
-    return -(-labelled // count)
+    """At most: compiler/train/loss.py cuts chunks of one size, which may be a little less."""
+    limit = float(max(1, CHUNK_LOGITS // vocab))
+    return -larger(-labelled, -limit)
 
 
 def _head_bytes(shape: Architecture, step: Step) -> float:

@@ -137,11 +137,11 @@ MISTAKES = [
     ({"training": {"hardware": "L4O"}}, "unknown hardware 'L4O'", "did you mean 'l4'?"),
     (
         {"model": "bert-base"},
-        "task 'causal_lm' needs a decoder and bert is an encoder",
+        "task 'causal_lm' is not for bert, whose kind is encoder",
         None,
     ),
-    ({"task": "sequence_classification"}, "needs an encoder and llama is a decoder", None),
-    ({"data": {"labels": 3}}, "data.labels is for sequence_classification", None),
+    ({"task": "sequence_classification"}, "is not for llama, whose kind is decoder", None),
+    ({"data": {"labels": 3}}, "data.labels is for classifiers", None),
     ({"pinned": {"method": "ia3", "rank": 4}}, "pinned.rank 4: ia3 has no rank", None),
     (
         {"pinned": {"targets": ["q_prj"]}},
