@@ -1,6 +1,7 @@
 """Any spec: a plan without NaN or a stated error; and monotone where it must be."""
 
 import math
+from typing import get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from planner import Plan, Spec, recommend
 from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import search
 from planner.resolve import resolve
+from planner.spec import Family, Priority, Runtime
 
 MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.1-8b", "all-minilm-l6-v2", "gpt2"]
 
@@ -31,8 +33,8 @@ specs = st.fixed_dictionaries(
         "vram_gib": st.floats(0.2, 200),
     },
     optional={
-        "family": st.sampled_from(["instruction", "code", "math", "classification", "style"]),
-        "priority": st.sampled_from(["balanced", "quality", "memory", "latency", "storage"]),
+        "family": st.sampled_from(get_args(Family)),
+        "priority": st.sampled_from(get_args(Priority)),
         "training": st.fixed_dictionaries({}, optional={"hardware": hardware, "max_steps": counts}),
         "serving": st.fixed_dictionaries(
             {},
@@ -44,7 +46,8 @@ specs = st.fixed_dictionaries(
                 "context_length": st.integers(1, 9000),
                 "first_token_ms": st.floats(1, 1e5),
                 "per_token_ms": st.floats(0.1, 1e4),
-                "runtime": st.sampled_from(["paretune", "onnxruntime", "vllm"]),
+                "runtime": st.sampled_from(get_args(Runtime)),
+                "slots": st.integers(1, 50),
             },
         ),
         "data": st.fixed_dictionaries(

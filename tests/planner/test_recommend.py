@@ -111,6 +111,14 @@ INFEASIBLE: list[dict[str, object]] = [
         "serving": {"runtime": "vllm"},
         "pinned": {"export": "unmerged", "method": "dora"},
     },
+    # Training and serving memory are both too small, so two changes go together.
+    {
+        "model": "smollm2-135m",
+        "vram_gib": 0.5,
+        "training": {"hardware": "l4"},
+        "serving": {"hardware": "l4", "tenants": 20, "memory_gib": 1},
+        "pinned": {"rank": 64},
+    },
 ]
 
 
@@ -137,8 +145,8 @@ def test_the_offered_memory_is_the_least_that_suffices() -> None:
 
 
 def test_targets_that_a_method_lacks_leave_the_others_open() -> None:
-    plan = plan_of("smollm2-tenants", 'pinned.targets=["mlp.up"]')
-    assert plan.candidate.targets == ("mlp.up",)
+    plan = plan_of("llama-3.1-8b-24gb", 'pinned.targets=["lm_head"]')
+    assert plan.candidate.targets == ("lm_head",)
     assert any(r.candidate == "ia3" and r.constraint == "targets" for r in plan.rejections)
 
 
