@@ -1,15 +1,12 @@
-"""IA3 (Liu et al., 2022, arXiv 2205.05638): scale keys and values, and the MLP's down input.
-
-Other linears are scaled as PEFT does when they are named: an MLP's input, anything else's output.
-"""
+"""IA3 (Liu et al., 2022, arXiv 2205.05638): scale keys and values, and the MLP's down input."""
 
 from collections.abc import Mapping
 
-from planner.method import ATTENTION, MLP, TRUNCATED, Method, Site, TensorSpec
+from planner.method import TRUNCATED, Method, Site, TensorSpec
 from planner.update import InputScale, OutputScale, OutputShift, Tensor, Update
 
-SCALED_OUTPUT = (*ATTENTION, "linear")
-SCALED_INPUT = MLP
+SCALED_OUTPUT = ("attention.key", "attention.value")
+SCALED_INPUT = ("mlp.down",)
 
 
 def update(tensors: Mapping[str, Tensor], site: Site) -> Update:
@@ -32,7 +29,7 @@ METHOD = Method(
         TensorSpec("ia3_l", (1, "in"), "constant", 1.0, roles=SCALED_INPUT, peft_key="ia3_l"),
     ),
     update=update,
-    targets=("attention.key", "attention.value", "mlp.down"),
+    targets=(*SCALED_OUTPUT, *SCALED_INPUT),
     learning_rate=5e-3,
     converts_to=TRUNCATED,
     peft_config={"peft_type": "IA3"},
