@@ -122,7 +122,7 @@ def _adapter(
     unfit = misfit(found, rank, linears, scenario.architecture)
     if unfit is not None:
         return Refusal(f"{found.name} {rank}", "targets", unfit)
-    cost = _cost(found.name, rank, linears, scenario.architecture)
+    cost = _cost(_kin(found.name), rank, linears, scenario.architecture)
     quality = quality + rank_quality(
         scenario.family,
         cost.trainable_parameters,
@@ -132,6 +132,19 @@ def _adapter(
     whole = found.targets if found.targets != ALL_LINEAR else ("all-linear",)
     quality = quality + target_quality(linears.roles, adapts_all=set(whole) <= set(targets))
     return Adapter(found, rank, targets, cost, quality)
+
+
+@lru_cache(maxsize=128)
+def _kin(name: str) -> str:
+    """A method that costs the same because it owns the very same tensors in the same update."""
+    found = method(name)
+    if found.trains_base or not found.builds:
+        return name
+    return next(
+        other.name
+        for other in buildable().values()
+        if other.tensors is found.tensors and other.update is found.update
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -49,65 +49,89 @@ def accumulation(scenario: Scenario, batch_size: int) -> int:
     return scenario.spec.pinned.gradient_accumulation or -(-scenario.effective_batch // batch_size)
 
 
-def best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
+Hints = dict[tuple[str, str], int]
+"""By format and mode, the place of the batch size that was the largest to fit the last adapter."""
+
+
+class Tried(NamedTuple):
+    needed: float
+    mode: str
+    size: int
+    memory: TrainingMemory
+
+
+def best_micro(scenario: Scenario, adapter: Adapter, format_: str, hints: Hints) -> Micro:
     """The fastest way to cut a step that fits; else the one that needs least.
 
     In each mode the largest batch that fits is the fastest; between modes the predicted time
     decides, and keeping activations comes first where that is unknown.
     """
     budget = scenario.training_budget_bytes
-    tried: list[tuple[float, str, int]] = []
+    tried: list[Tried] = []
     for mode, sizes in cuts(scenario):
-        if any(needed <= budget and size == sizes[0] for needed, _, size in tried):
+        if any(each.needed <= budget and each.size == sizes[0] for each in tried):
             # The whole batch fits as it is; recomputing is only the thriftiest way.
             sizes = sizes[-1:]
-        found = _tried(scenario, adapter, format_, mode, sizes)
-        tried += [(needed, mode, size) for needed, size in found]
-    least_bytes, least_mode, least_size = min(tried)
-    largest = {mode: size for needed, mode, size in tried if needed <= budget}
-    fitting = [micro(scenario, adapter, format_, mode, size) for mode, size in largest.items()]
+        tried += _tried(scenario, adapter, format_, mode, sizes, hints)
+    least = min(tried, key=lambda each: each.needed)
+    largest = {each.mode: each for each in tried if each.needed <= budget}
+    fitting = [_micro_of(scenario, adapter, format_, each) for each in largest.values()]
     best = (
         min(fitting, key=lambda found: found.step_seconds or 0.0)
         if fitting
-        else micro(scenario, adapter, format_, least_mode, least_size)
+        else _micro_of(scenario, adapter, format_, least)
     )
-    return best._replace(least_required_bytes=least_bytes)
+    return best._replace(least_required_bytes=least.needed)
 
 
 def _tried(
-    scenario: Scenario, adapter: Adapter, format_: str, mode: str, sizes: Sequence[int]
-) -> list[tuple[float, int]]:
-    """Bytes and batch sizes: the last that fits is the largest; the smallest is among them.
+    scenario: Scenario,
+    adapter: Adapter,
+    format_: str,
+    mode: str,
+    sizes: Sequence[int],
+    hints: Hints,
+) -> list[Tried]:
+    """Ways to cut: the last that fits is the largest; the smallest is among them.
 
     Memory rises with the batch size, except that the whole batch at once keeps no gradients
-    between its pieces; so that is tried apart, and the rest by halves.
+    between its pieces; so that is tried apart, and the rest from where the last adapter ended, or
+    by halves.
     """
 
-    def attempt(size: int) -> tuple[float, int]:
-        return _needed(scenario, adapter, format_, mode, size), size
+    def attempt(place: int) -> Tried:
+        step = step_of(scenario, adapter, format_, mode, sizes[place])
+        memory = training_memory(scenario.architecture, adapter.cost, step)
+        needed = required(memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training)
+        return Tried(needed, mode, sizes[place], memory)
 
     budget, low, high = scenario.training_budget_bytes, 1, len(sizes) - 1
-    smallest = attempt(sizes[-1])
-    if len(sizes) == 1:
+    smallest = attempt(high)
+    if high == 0:
         return [smallest]
-    whole = attempt(sizes[0])
-    if whole[0] <= budget or smallest[0] > budget:
+    whole = attempt(0)
+    if whole.needed <= budget or smallest.needed > budget:
         return [smallest, whole]
     tried = [whole, smallest]
+    hint = hints.get((format_, mode), 0)
+    if 1 < hint < high:
+        above, at = attempt(hint - 1), attempt(hint)
+        if above.needed > budget >= at.needed:
+            return [*tried, above, at]
     while low < high:
         middle = (low + high) // 2
-        tried.append(attempt(sizes[middle]))
-        if tried[-1][0] <= budget:
+        tried.append(attempt(middle))
+        if tried[-1].needed <= budget:
             high = middle
         else:
             low = middle + 1
+    hints[format_, mode] = high
     return tried
 
 
-def _needed(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> float:
-    step = step_of(scenario, adapter, format_, mode, batch)
-    memory = training_memory(scenario.architecture, adapter.cost, step)
-    return required(memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training)
+def _micro_of(scenario: Scenario, adapter: Adapter, format_: str, tried: Tried) -> Micro:
+    step = step_of(scenario, adapter, format_, tried.mode, tried.size)
+    return cost_of(scenario, adapter, step, tried.memory)
 
 
 def micro(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Micro:
@@ -130,9 +154,12 @@ def step_of(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch
     )
 
 
-def cost_of(scenario: Scenario, adapter: Adapter, step: Step) -> Micro:
-    """What that step costs; the costs of `adapter` may be columns."""
-    memory = training_memory(scenario.architecture, adapter.cost, step)
+def cost_of(
+    scenario: Scenario, adapter: Adapter, step: Step, memory: TrainingMemory | None = None
+) -> Micro:
+    """What that step costs, whose `memory` may be known; costs of `adapter` may be columns."""
+    if memory is None:
+        memory = training_memory(scenario.architecture, adapter.cost, step)
     recomputed = step.checkpointing == "block"
     passes = (3.0 if adapter.method.trains_base else 2.0) + recomputed
     repeats = accumulation(scenario, step.batch_size)

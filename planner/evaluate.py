@@ -13,7 +13,7 @@ from planner.cost.latency import (
     throughput,
 )
 from planner.cost.memory import Load, ServingMemory, serving_memory
-from planner.cut import Micro, best_micro, compute_of, optimizer_of, required
+from planner.cut import Hints, Micro, best_micro, compute_of, optimizer_of, required
 from planner.quality import Quality
 from planner.resolve import Scenario
 from planner.runtime import RUNTIMES
@@ -90,6 +90,7 @@ def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | R
     # LoRA, rsLoRA and LoRA+ cost the same, so what one of them needs is not asked again.
     best: dict[tuple[object, ...], Micro] = {}
     served: dict[tuple[object, ...], ServedCost] = {}
+    hints: Hints = {}
     for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
             yield adapter
@@ -100,7 +101,7 @@ def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | R
                 yield form
                 continue
             if (*alike, form.format) not in best:
-                best[*alike, form.format] = best_micro(scenario, adapter, form.format)
+                best[*alike, form.format] = best_micro(scenario, adapter, form.format, hints)
             if (*alike, form) not in served:
                 served[*alike, form] = measure(scenario, adapter, form)
             found = best[*alike, form.format], served[*alike, form]
