@@ -1,9 +1,10 @@
 """One optimizer step cut into micro-batches, and the fastest way to do so that fits."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from planner.candidates import Adapter
+from planner.cost.adapter import AdapterCost
 from planner.cost.latency import training_step
 from planner.cost.memory import COMPUTE_BYTES, Step, TrainingMemory, training_memory
 from planner.cost.reserved import CONTEXT_BYTES
@@ -22,8 +23,19 @@ class Micro(NamedTuple):
     memory: TrainingMemory
     required_bytes: float
     step_seconds: float | None
-    least_required_bytes: float = 0.0
-    """Of the ways to cut the step, what the thriftiest needs."""
+
+    @property
+    def examples(self) -> int:
+        """Of one optimizer step."""
+        return self.batch_size * self.gradient_accumulation
+
+
+class Recipe(NamedTuple):
+    """What a step is besides its cut and what its adapter costs."""
+
+    trains_base: bool
+    optimizer: str
+    format: str
 
 
 def compute_of(scenario: Scenario) -> str:
@@ -49,102 +61,84 @@ def accumulation(scenario: Scenario, batch_size: int) -> int:
     return scenario.spec.pinned.gradient_accumulation or -(-scenario.effective_batch // batch_size)
 
 
-Hints = dict[tuple[str, str], int]
-"""By format and mode, the place of the batch size that was the largest to fit the last adapter."""
-
-
-class Tried(NamedTuple):
-    needed: float
-    mode: str
-    size: int
-    memory: TrainingMemory
-
-
-def best_micro(scenario: Scenario, adapter: Adapter, format_: str, hints: Hints) -> Micro:
+def best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
     """The fastest way to cut a step that fits; else the one that needs least.
 
     In each mode the largest batch that fits is the fastest; between modes the predicted time
     decides, and keeping activations comes first where that is unknown.
     """
-    budget = scenario.training_budget_bytes
-    tried: list[Tried] = []
-    for mode, sizes in cuts(scenario):
-        if any(each.needed <= budget and each.size == sizes[0] for each in tried):
-            # The whole batch fits as it is; recomputing is only the thriftiest way.
-            sizes = sizes[-1:]
-        tried += _tried(scenario, adapter, format_, mode, sizes, hints)
-    least = min(tried, key=lambda each: each.needed)
-    largest = {each.mode: each for each in tried if each.needed <= budget}
-    fitting = [_micro_of(scenario, adapter, format_, each) for each in largest.values()]
-    best = (
-        min(fitting, key=lambda found: found.step_seconds or 0.0)
-        if fitting
-        else _micro_of(scenario, adapter, format_, least)
-    )
-    return best._replace(least_required_bytes=least.needed)
+    return _best_micro(scenario, adapter.cost, _recipe(scenario, adapter, format_))
 
 
-def _tried(
-    scenario: Scenario,
-    adapter: Adapter,
-    format_: str,
-    mode: str,
-    sizes: Sequence[int],
-    hints: Hints,
-) -> list[Tried]:
-    """Ways to cut: the last that fits is the largest; the smallest is among them.
+def least_required_bytes(scenario: Scenario, adapter: Adapter, format_: str) -> float:
+    """What the thriftiest way to cut a step needs.
 
     Memory rises with the batch size, except that the whole batch at once keeps no gradients
-    between its pieces; so that is tried apart, and the rest from where the last adapter ended, or
-    by halves.
+    between its pieces. In two blocks or more, recomputing them never takes more than keeping them.
     """
-
-    def attempt(place: int) -> Tried:
-        step = step_of(scenario, adapter, format_, mode, sizes[place])
-        memory = training_memory(scenario.architecture, adapter.cost, step)
-        needed = required(memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training)
-        return Tried(needed, mode, sizes[place], memory)
-
-    budget, low, high = scenario.training_budget_bytes, 1, len(sizes) - 1
-    smallest = attempt(high)
-    if high == 0:
-        return [smallest]
-    whole = attempt(0)
-    if whole.needed <= budget or smallest.needed > budget:
-        return [smallest, whole]
-    tried = [whole, smallest]
-    hint = hints.get((format_, mode), 0)
-    if 1 < hint < high:
-        above, at = attempt(hint - 1), attempt(hint)
-        if above.needed > budget >= at.needed:
-            return [*tried, above, at]
-    while low < high:
-        middle = (low + high) // 2
-        tried.append(attempt(middle))
-        if tried[-1].needed <= budget:
-            high = middle
-        else:
-            low = middle + 1
-    hints[format_, mode] = high
-    return tried
+    return _least_required_bytes(scenario, adapter.cost, _recipe(scenario, adapter, format_))
 
 
-def _micro_of(scenario: Scenario, adapter: Adapter, format_: str, tried: Tried) -> Micro:
-    step = step_of(scenario, adapter, format_, tried.mode, tried.size)
-    return cost_of(scenario, adapter, step, tried.memory)
+def _recipe(scenario: Scenario, adapter: Adapter, format_: str) -> Recipe:
+    return Recipe(adapter.method.trains_base, optimizer_of(scenario, adapter), format_)
 
 
-def micro(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Micro:
-    return cost_of(scenario, adapter, step_of(scenario, adapter, format_, mode, batch))
+@lru_cache(maxsize=4096)
+def _least_required_bytes(scenario: Scenario, cost: AdapterCost, recipe: Recipe) -> float:
+    shape = scenario.architecture
+    found: list[float] = []
+    for mode, steps in _steps(scenario, recipe).items():
+        if mode == "block" and shape.layers + shape.encoder_layers > 1:
+            found.clear()
+        found += [_needs(scenario, cost, step) for step in dict.fromkeys((steps[0], steps[-1]))]
+    return min(found)
+
+
+@lru_cache(maxsize=4096)
+def _best_micro(scenario: Scenario, cost: AdapterCost, recipe: Recipe) -> Micro:
+    budget = scenario.training_budget_bytes
+    ways = _steps(scenario, recipe)
+    fitting = [
+        next(
+            (cost_of(scenario, cost, s) for s in steps if _needs(scenario, cost, s) <= budget), None
+        )
+        for steps in ways.values()
+    ]
+    micros = [found for found in fitting if found]
+    if micros:
+        return min(micros, key=lambda found: found.step_seconds or 0.0)
+    thriftiest = min(
+        (step for steps in ways.values() for step in (steps[-1], steps[0])),
+        key=lambda step: _needs(scenario, cost, step),
+    )
+    return cost_of(scenario, cost, thriftiest)
+
+
+@lru_cache(maxsize=4096)
+def _steps(scenario: Scenario, recipe: Recipe) -> dict[str, tuple[Step, ...]]:
+    """The steps to try by mode, the fastest first."""
+    return {
+        mode: tuple(_step(scenario, recipe, mode, size) for size in sizes)
+        for mode, sizes in cuts(scenario)
+    }
+
+
+def _needs(scenario: Scenario, cost: AdapterCost, step: Step) -> float:
+    memory = training_memory(scenario.architecture, cost, step)
+    return required(memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training)
 
 
 def step_of(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch: int) -> Step:
     """The step as the compiler makes it."""
+    return _step(scenario, _recipe(scenario, adapter, format_), mode, batch)
+
+
+def _step(scenario: Scenario, recipe: Recipe, mode: str, batch: int) -> Step:
     return Step(
-        method=adapter.method,
-        format=format_,
+        trains_base=recipe.trains_base,
+        format=recipe.format,
         compute=compute_of(scenario),
-        optimizer=optimizer_of(scenario, adapter),
+        optimizer=recipe.optimizer,
         batch_size=batch,
         sequence_length=scenario.sequence_length,
         checkpointing=mode,
@@ -154,24 +148,19 @@ def step_of(scenario: Scenario, adapter: Adapter, format_: str, mode: str, batch
     )
 
 
-def cost_of(
-    scenario: Scenario, adapter: Adapter, step: Step, memory: TrainingMemory | None = None
-) -> Micro:
-    """What that step costs, whose `memory` may be known; costs of `adapter` may be columns."""
-    if memory is None:
-        memory = training_memory(scenario.architecture, adapter.cost, step)
+def cost_of(scenario: Scenario, cost: AdapterCost, step: Step) -> Micro:
+    """What that step costs with an adapter's `cost`, which may be of columns."""
+    shape, whole = scenario.architecture, step.trains_base
+    memory = training_memory(shape, cost, step)
     recomputed = step.checkpointing == "block"
-    passes = (3.0 if adapter.method.trains_base else 2.0) + recomputed
     repeats = accumulation(scenario, step.batch_size)
     # Batches are padded to their own longest example, about twice the mean.
     length = min(scenario.sequence_length, 2 * scenario.mean_tokens)
-    tokens = step.batch_size * repeats * length
-    whole = adapter.method.trains_base
     work = training_step(
-        scenario.architecture,
-        adapter.cost,
-        tokens,
-        passes,
+        shape,
+        cost,
+        step.batch_size * repeats * length,
+        (3.0 if whole else 2.0) + recomputed,
         micro_batches=repeats,
         sequence_length=length,
         recomputes=float(recomputed),

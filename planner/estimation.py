@@ -18,7 +18,7 @@ from planner.cost.adapter import target_set
 from planner.cost.framework import FRAMEWORKS
 from planner.cut import cost_of, step_of
 from planner.errors import UsageError
-from planner.evaluate import evaluate
+from planner.evaluate import evaluated
 from planner.figures import figures
 from planner.method import Method, method
 from planner.plan import SCHEMA_VERSION, Figure, Frozen
@@ -116,10 +116,10 @@ def estimate(case: Case) -> Estimate:
         dropout=case.dropout,
         framework=FRAMEWORKS[case.framework] if case.framework else None,
     )
-    found = evaluate(scenario, adapter, form, cost_of(scenario, adapter, step))
-    per_step = case.batch_size * case.gradient_accumulation
-    steps = training(scenario, -(-scenario.examples // per_step))
-    named = figures(scenario, found, steps, per_step)
+    micro = cost_of(scenario, adapter.cost, step)
+    found = evaluated(scenario, adapter, form, micro.required_bytes)
+    schedule = training(scenario, -(-scenario.examples // micro.examples))
+    named = figures(scenario, found, micro, schedule)
     return Estimate(case=case, values=nested(named), figures=named)
 
 

@@ -1,19 +1,22 @@
 """A candidate's numbers and the constraints it breaks."""
 
 from collections.abc import Iterator
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
+from planner.cost.adapter import AdapterCost
 from planner.cost.latency import (
     ENGINES,
     Served,
+    Work,
     first_token,
     miss_rate,
     per_token,
     throughput,
 )
 from planner.cost.memory import Load, ServingMemory, serving_memory
-from planner.cut import Hints, Micro, best_micro, compute_of, optimizer_of, required
+from planner.cut import Micro, best_micro, least_required_bytes, required
 from planner.quality import Quality
 from planner.resolve import Scenario
 from planner.runtime import RUNTIMES
@@ -35,25 +38,17 @@ class ServedCost(NamedTuple):
     required_bytes: float
     first_token_seconds: float | None
     per_token_seconds: float | None
-    tokens_per_second: float | None
     storage_bytes: float
 
 
 class Evaluated(NamedTuple):
-    """One candidate; bytes, seconds, points."""
+    """One candidate; `training_required_bytes` are those of the thriftiest way to cut a step."""
 
     adapter: Adapter
     form: Form
-    micro: Micro
-    compute: str
-    optimizer: str
     quality: Quality
-    serving: ServingMemory
-    serving_required_bytes: float
-    first_token_seconds: float | None
-    per_token_seconds: float | None
-    tokens_per_second: float | None
-    storage_bytes: float
+    training_required_bytes: float
+    serving: ServedCost
     violations: tuple[Violation, ...]
 
     def describe(self) -> str:
@@ -72,7 +67,7 @@ class Search(NamedTuple):
 
 
 def search(scenario: Scenario, *, unbuildable: bool = False) -> Search:
-    """Evaluate every candidate; of the ways to cut a step only the best is kept."""
+    """Evaluate every candidate; how a step is best cut is found for those that are asked about."""
     weighed = list(_weighed(scenario, unbuildable=unbuildable))
     return Search(
         candidates=tuple(each for each in weighed if isinstance(each, Evaluated)),
@@ -87,54 +82,72 @@ def is_feasible(scenario: Scenario) -> bool:
 
 
 def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:
-    # LoRA, rsLoRA and LoRA+ cost the same, so what one of them needs is not asked again.
-    best: dict[tuple[object, ...], Micro] = {}
-    served: dict[tuple[object, ...], ServedCost] = {}
-    hints: Hints = {}
+    # LoRA, rsLoRA and LoRA+ cost the same, so what serving one of them takes is not asked again.
+    serve = cache(partial(measure, scenario))
+    added = cache(partial(form_quality, scenario))
     for adapter in adapters(scenario, unbuildable=unbuildable):
         if isinstance(adapter, Refusal):
             yield adapter
             continue
-        alike = (adapter.cost, adapter.method.trains_base, optimizer_of(scenario, adapter))
         for form in forms(scenario, adapter):
             if isinstance(form, Refusal):
                 yield form
                 continue
-            if (*alike, form.format) not in best:
-                best[*alike, form.format] = best_micro(scenario, adapter, form.format, hints)
-            if (*alike, form) not in served:
-                served[*alike, form] = measure(scenario, adapter, form)
-            found = best[*alike, form.format], served[*alike, form]
-            yield _evaluated(scenario, adapter, form, *found)
+            training = least_required_bytes(scenario, adapter, form.format)
+            serving = serve(adapter.cost, form)
+            broken = _violations(scenario, training, serving)
+            quality = adapter.quality + added(form)
+            yield Evaluated(adapter, form, quality, training, serving, broken)
 
 
-def evaluate(scenario: Scenario, adapter: Adapter, form: Form, micro: Micro) -> Evaluated:
-    return _evaluated(scenario, adapter, form, micro, measure(scenario, adapter, form))
-
-
-def _evaluated(
-    scenario: Scenario, adapter: Adapter, form: Form, micro: Micro, served: ServedCost
+def evaluated(
+    scenario: Scenario, adapter: Adapter, form: Form, training_required_bytes: float
 ) -> Evaluated:
+    """One candidate, whose step needs that much however it is cut."""
+    serving = measure(scenario, adapter.cost, form)
     return Evaluated(
         adapter=adapter,
         form=form,
-        micro=micro,
-        compute=compute_of(scenario),
-        optimizer=optimizer_of(scenario, adapter),
         quality=adapter.quality + form_quality(scenario, form),
-        serving=served.memory,
-        serving_required_bytes=served.required_bytes,
-        first_token_seconds=served.first_token_seconds,
-        per_token_seconds=served.per_token_seconds,
-        tokens_per_second=served.tokens_per_second,
-        storage_bytes=served.storage_bytes,
-        violations=_violations(scenario, micro.required_bytes, served),
+        training_required_bytes=training_required_bytes,
+        serving=serving,
+        violations=_violations(scenario, training_required_bytes, serving),
     )
 
 
-def measure(scenario: Scenario, adapter: Adapter, form: Form) -> ServedCost:
-    """What serving that form costs; the costs of `adapter` may be columns."""
-    shape, load, device = scenario.architecture, load_of(scenario), scenario.serving
+def micro_of(scenario: Scenario, found: Evaluated) -> Micro:
+    """How that candidate's step is best cut."""
+    return best_micro(scenario, found.adapter, found.form.format)
+
+
+def measure(scenario: Scenario, cost: AdapterCost, form: Form) -> ServedCost:
+    """What serving an adapter of that `cost`, which may be of columns, takes in that form."""
+    device, arithmetic = scenario.serving, serving_compute(scenario)
+    memory = serving_memory(
+        scenario.architecture, cost, form.format, form.export, load_of(scenario)
+    )
+    prompt, step = _passes(scenario, cost, form)
+    return ServedCost(
+        memory=memory,
+        required_bytes=required(memory.total_bytes, memory.half_width_bytes, device),
+        first_token_seconds=prompt.seconds(device, arithmetic),
+        per_token_seconds=step.seconds(device, arithmetic) if scenario.causal else None,
+        storage_bytes=_storage_bytes(scenario, cost, form, memory),
+    )
+
+
+def tokens_per_second(scenario: Scenario, cost: AdapterCost, form: Form) -> float | None:
+    """Written by one device with a full batch; None where its figures are unknown."""
+    prompt, step = _passes(scenario, cost, form)
+    answer = max(1, scenario.context_length - scenario.prompt_tokens)
+    device, load = scenario.serving, load_of(scenario)
+    rate = throughput(prompt, step, load, answer, device, serving_compute(scenario))
+    return None if rate is None else rate.tokens_per_second
+
+
+def _passes(scenario: Scenario, cost: AdapterCost, form: Form) -> tuple[Work, Work]:
+    """A prompt and a decoding step."""
+    shape, load = scenario.architecture, load_of(scenario)
     served = Served(
         form.format,
         form.export,
@@ -142,20 +155,7 @@ def measure(scenario: Scenario, adapter: Adapter, form: Form) -> ServedCost:
         ENGINES[scenario.spec.serving.runtime],
         miss_rate(scenario.active_tenants, scenario.slots),
     )
-    memory = serving_memory(shape, adapter.cost, form.format, form.export, load)
-    arithmetic = serving_compute(scenario)
-    prompt = first_token(shape, adapter.cost, served, load)
-    step = per_token(shape, adapter.cost, served, load)
-    answer = max(1, scenario.context_length - scenario.prompt_tokens)
-    rate = throughput(prompt, step, load, answer, device, arithmetic)
-    return ServedCost(
-        memory=memory,
-        required_bytes=required(memory.total_bytes, memory.half_width_bytes, device),
-        first_token_seconds=prompt.seconds(device, arithmetic),
-        per_token_seconds=step.seconds(device, arithmetic) if scenario.causal else None,
-        tokens_per_second=rate.tokens_per_second if rate and scenario.causal else None,
-        storage_bytes=_storage_bytes(scenario, adapter, form, memory),
-    )
+    return first_token(shape, cost, served, load), per_token(shape, cost, served, load)
 
 
 def serving_compute(scenario: Scenario) -> str:
@@ -163,6 +163,7 @@ def serving_compute(scenario: Scenario) -> str:
     return wanted if scenario.serving.bf16_tflops is not None else "fp32"
 
 
+@lru_cache(maxsize=64)
 def load_of(scenario: Scenario) -> Load:
     limits = RUNTIMES[scenario.spec.serving.runtime]
     return Load(
@@ -177,13 +178,13 @@ def load_of(scenario: Scenario) -> Load:
 
 
 def _storage_bytes(
-    scenario: Scenario, adapter: Adapter, form: Form, serving: ServingMemory
+    scenario: Scenario, cost: AdapterCost, form: Form, serving: ServingMemory
 ) -> float:
     """On disk for all tenants: adapters beside one base, or a whole model each."""
     one_base = serving.weights_bytes
     if form.export == "merged":
         return one_base / scenario.slots * scenario.tenants
-    return one_base + scenario.tenants * adapter.cost.stored_bytes + adapter.cost.shared_bytes
+    return one_base + scenario.tenants * cost.stored_bytes + cost.shared_bytes
 
 
 def _violations(

@@ -2,28 +2,34 @@
 
 from collections.abc import Iterator, Sequence
 
+from planner.cut import Micro
 from planner.evaluate import Evaluated, Search, Violation
+from planner.method import Method
 from planner.pareto import Round, simplicity
 from planner.plan import Candidate
 from planner.quality import BITS_PER_PARAMETER, LABEL_FAMILIES, TIE_POINTS, data_bits
 from planner.resolve import Scenario
 from planner.units import amount, gib, many, points, seconds
 
+OTHER_BASES = ("nf4", "bf16", "fp32")
+"""The base that a choice is compared with, the most telling first."""
+
 
 def reasons(
     scenario: Scenario,
     weighed: Search,
     chosen: Evaluated,
+    micro: Micro,
     rounds: Sequence[Round],
     candidate: Candidate,
 ) -> Iterator[str]:
     yield _assumptions(scenario)
-    yield _feasibility(scenario, weighed, chosen)
+    yield _feasibility(scenario, weighed, chosen, micro)
     yield _choice(scenario, chosen, rounds)
     if chosen.adapter.rank is not None:
         yield _rank(scenario, chosen)
     yield _format(scenario, weighed, chosen)
-    yield _step(scenario, chosen, candidate)
+    yield _step(scenario, micro, candidate)
     yield _learning_rate(scenario, chosen, candidate)
     yield _export(scenario, chosen)
 
@@ -34,12 +40,12 @@ def _assumptions(scenario: Scenario) -> str:
     return f"Because the spec does not say otherwise: {'; '.join(scenario.assumptions)}"
 
 
-def _feasibility(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
+def _feasibility(scenario: Scenario, weighed: Search, chosen: Evaluated, micro: Micro) -> str:
     return (
         f"Because {len(weighed.feasible)} of {len(weighed.candidates)} candidates keep every "
-        f"limit, and {chosen.describe()} needs {gib(chosen.micro.required_bytes)} of "
+        f"limit, and {chosen.describe()} needs {gib(micro.required_bytes)} of "
         f"{gib(scenario.training_budget_bytes)} to train and "
-        f"{gib(chosen.serving_required_bytes)} of {gib(scenario.serving_budget_bytes)} to serve "
+        f"{gib(chosen.serving.required_bytes)} of {gib(scenario.serving_budget_bytes)} to serve "
         f"{many(scenario.active_tenants, 'active tenant')}, so it fits"
     )
 
@@ -97,7 +103,7 @@ def _format(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
         return f"Because no other format is open to {chosen.adapter.method.name}, {base}"
     count = f"{scenario.architecture.parameters / 1e6:,.0f}M"
     loss = other.quality.points - chosen.quality.points
-    saved = chosen.micro.least_required_bytes - other.micro.least_required_bytes
+    saved = chosen.training_required_bytes - other.training_required_bytes
     verb = "save" if saved >= 0 else "cost"
     return (
         f"Because {other.form.format} would change the expected quality of a {count} model by "
@@ -107,23 +113,33 @@ def _format(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
 
 
 def _twin(weighed: Search, chosen: Evaluated) -> Evaluated | None:
-    """The same adapter on another base: of 4 bits, or of the most bits that fit."""
+    """The same adapter on another base: the first of OTHER_BASES."""
+    mine = chosen.adapter
     twins = [
         c
         for c in weighed.candidates
         if c.form.format != chosen.form.format
         and c.form.export == chosen.form.export
-        and c.adapter.rank == chosen.adapter.rank
-        and c.adapter.targets == chosen.adapter.targets
-        and c.adapter.method.update is chosen.adapter.method.update
+        and c.adapter.rank == mine.rank
+        and c.adapter.targets == mine.targets
+        and _recipe(c.adapter.method) == _recipe(mine.method)
     ]
-    return max(twins, key=lambda c: (c.form.format == "nf4", -c.micro.required_bytes), default=None)
+    return min(
+        twins,
+        key=lambda c: (OTHER_BASES.index(c.form.format), c.training_required_bytes),
+        default=None,
+    )
 
 
-def _step(scenario: Scenario, chosen: Evaluated, candidate: Candidate) -> str:
+def _recipe(found: Method) -> tuple[object, ...]:
+    """What LoRA and QLoRA share."""
+    return found.tensors, found.update, found.scaling
+
+
+def _step(scenario: Scenario, micro: Micro, candidate: Candidate) -> str:
     whole = candidate.batch_size * candidate.gradient_accumulation
     kept = "keeping all" if candidate.checkpointing == "none" else "recomputing each block's"
-    peak = chosen.micro.memory.peak_allocated_bytes
+    peak = micro.memory.peak_allocated_bytes
     return (
         f"Because a batch of {candidate.batch_size} of {candidate.sequence_length} tokens, "
         f"{kept} activations, peaks at {gib(peak)} allocated of "
@@ -172,10 +188,12 @@ def infeasibility(scenario: Scenario, weighed: Search) -> str:
         first = weighed.refusals[0]
         return f"no plan satisfies the spec: {first.subject}: {first.reason}"
 
-    def distance(found: Evaluated) -> tuple[int, float, float]:
+    def distance(found: Evaluated) -> tuple[int, float]:
         excess = max(v.number / v.limit for v in found.violations)
-        return (len(found.violations), round(excess, 2), simplicity(scenario, found))
+        return (len(found.violations), round(excess, 2))
 
-    nearest = min(weighed.candidates, key=distance)
+    least = min(map(distance, weighed.candidates))
+    near = [found for found in weighed.candidates if distance(found) == least]
+    nearest = min(near, key=lambda found: simplicity(scenario, found))
     broken = ", and ".join(breaks(v) for v in nearest.violations)
     return f"no plan satisfies the spec: the nearest, {nearest.describe()}, {broken}"

@@ -6,7 +6,8 @@ from planner.cost import rates
 from planner.cost.latency import TIME_BAND, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND
 from planner.cost.reserved import reserved
-from planner.evaluate import Evaluated
+from planner.cut import Micro
+from planner.evaluate import Evaluated, tokens_per_second
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.resolve import Scenario
@@ -24,9 +25,9 @@ COUNT_SOURCE = "sum of the shapes the method declares"
 
 
 def figures(
-    scenario: Scenario, chosen: Evaluated, schedule: Training, examples_per_step: int
+    scenario: Scenario, chosen: Evaluated, micro: Micro, schedule: Training
 ) -> dict[str, Figure]:
-    memory, cost = chosen.micro.memory, chosen.adapter.cost
+    memory, cost = micro.memory, chosen.adapter.cost
     found = {
         "training.peak_allocated_bytes": _bytes(
             memory.peak_allocated_bytes, memory.half_width_bytes
@@ -35,12 +36,12 @@ def figures(
             reserved(memory, scenario.training.kind).reserved_bytes, "assumed", RESERVED_SOURCE
         ),
         "training.required_bytes": _exact(
-            chosen.micro.required_bytes, "assumed", "top of the band and what the device reserves"
+            micro.required_bytes, "assumed", "top of the band and what the device reserves"
         ),
     }
     found |= _parts("training", memory.parts())
-    total = _total_seconds(scenario, chosen, schedule, examples_per_step)
-    found |= _training_time(scenario, chosen.micro.step_seconds, total)
+    total = _total_seconds(scenario, micro, schedule)
+    found |= _training_time(scenario, micro.step_seconds, total)
     found["trainable_parameters"] = _exact(cost.trainable_parameters, "derived", COUNT_SOURCE)
     if not scenario.causal:
         head = scenario.labels * (scenario.architecture.hidden + 1)
@@ -90,22 +91,25 @@ def _corrected(seconds: float, learned: "Correction") -> Figure:
 
 def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
     serving, cost = chosen.serving, chosen.adapter.cost
+    memory = serving.memory
     found = {
-        "serving.memory_bytes": _bytes(serving.total_bytes, serving.half_width_bytes),
+        "serving.memory_bytes": _bytes(memory.total_bytes, memory.half_width_bytes),
         "serving.required_bytes": _exact(
-            chosen.serving_required_bytes, "assumed", "top of the band and what the device reserves"
+            serving.required_bytes, "assumed", "top of the band and what the device reserves"
         ),
     }
-    found |= _parts("serving", serving.parts())
+    found |= _parts("serving", memory.parts())
     if chosen.form.export == "unmerged":
         found["serving.row_bytes"] = _exact(
             cost.row_bytes, "derived", "parts of the update in the bank, 64-byte aligned"
         )
-    found["storage.total_bytes"] = _bytes(chosen.storage_bytes, STORED_BAND * chosen.storage_bytes)
-    found["latency.first_token_seconds"] = _seconds(chosen.first_token_seconds, scenario.serving)
+    found["storage.total_bytes"] = _bytes(
+        serving.storage_bytes, STORED_BAND * serving.storage_bytes
+    )
+    found["latency.first_token_seconds"] = _seconds(serving.first_token_seconds, scenario.serving)
     if scenario.causal:
-        rate = chosen.tokens_per_second
-        found["latency.per_token_seconds"] = _seconds(chosen.per_token_seconds, scenario.serving)
+        rate = tokens_per_second(scenario, cost, chosen.form)
+        found["latency.per_token_seconds"] = _seconds(serving.per_token_seconds, scenario.serving)
         found["latency.tokens_per_second"] = _seconds(rate, scenario.serving)
         million = _seconds(None if rate is None else 1e6 / rate, scenario.serving)
         price = cost_usd(million.value, scenario.serving)
@@ -113,15 +117,12 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
     return found
 
 
-def _total_seconds(
-    scenario: Scenario, chosen: Evaluated, schedule: Training, examples_per_step: int
-) -> float | None:
+def _total_seconds(scenario: Scenario, micro: Micro, schedule: Training) -> float | None:
     """One tenant's training."""
-    step = chosen.micro.step_seconds
-    if step is None:
+    if micro.step_seconds is None:
         return None
-    steps = -(-scenario.examples * schedule.epochs // examples_per_step)
-    return step * (min(steps, schedule.max_steps) if schedule.max_steps else steps)
+    steps = -(-scenario.examples * schedule.epochs // micro.examples)
+    return micro.step_seconds * (min(steps, schedule.max_steps) if schedule.max_steps else steps)
 
 
 LIVE_PARTS = ("activations_bytes", "logits_bytes", "workspace_bytes")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from planner.candidates import Adapter
-from planner.evaluate import Evaluated
+from planner.evaluate import Evaluated, micro_of
 from planner.method import method
 from planner.quality import REFERENCE, TIE_POINTS, steps_share
 from planner.resolve import Scenario
@@ -45,14 +45,15 @@ def memory_share(scenario: Scenario, found: Evaluated) -> float:
     Larger batches use what is free, so they are no reason against a candidate.
     """
     return max(
-        found.micro.least_required_bytes / scenario.training_budget_bytes,
-        found.serving_required_bytes / scenario.serving_budget_bytes,
+        found.training_required_bytes / scenario.training_budget_bytes,
+        found.serving.required_bytes / scenario.serving_budget_bytes,
     )
 
 
 def latency(scenario: Scenario, found: Evaluated) -> float:
     """Log seconds per token, or of the one pass of a classifier; 0 where unknown."""
-    seconds = found.per_token_seconds if scenario.causal else found.first_token_seconds
+    serving = found.serving
+    seconds = serving.per_token_seconds if scenario.causal else serving.first_token_seconds
     return math.log(seconds) if seconds else 0.0
 
 
@@ -61,16 +62,16 @@ def lost_points(_: Scenario, found: Evaluated) -> float:
 
 
 def storage(_: Scenario, found: Evaluated) -> float:
-    return math.log(found.storage_bytes)
+    return math.log(found.serving.storage_bytes)
 
 
-def training_time(_: Scenario, found: Evaluated) -> float:
+def training_time(scenario: Scenario, found: Evaluated) -> float:
     """Log seconds of a step times the steps that the method is expected to need; 0 if unknown."""
-    seconds = found.micro.step_seconds
+    seconds = micro_of(scenario, found).step_seconds
     return math.log(seconds * steps_share(found.adapter.method.name)) if seconds else 0.0
 
 
-def simplicity(_: Scenario, found: Evaluated) -> float:
+def simplicity(scenario: Scenario, found: Evaluated) -> float:
     """How far from plain LoRA, rank 16, all linears, nothing recomputed."""
     adapter = found.adapter
     rank = abs(math.log2(adapter.rank / DEFAULT_RANK)) / 4 if adapter.rank else 0.0
@@ -78,7 +79,7 @@ def simplicity(_: Scenario, found: Evaluated) -> float:
         3.0 * method_distance(adapter)
         + rank
         + (adapter.targets != ("all-linear",))
-        + (found.micro.checkpointing != "none")
+        + (micro_of(scenario, found).checkpointing != "none")
         + (found.form.export == "merged")
         + (found.form.precision == "fast")
         # On a 4-bit base the recipe with a name comes before its parts.

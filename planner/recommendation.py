@@ -2,8 +2,9 @@
 
 from planner.architecture import shape
 from planner.catalog import config_digest
+from planner.cut import Micro, compute_of, optimizer_of
 from planner.errors import InfeasibleError, UsageError
-from planner.evaluate import Evaluated, Search, search
+from planner.evaluate import Evaluated, Search, micro_of, search
 from planner.explain import infeasibility, reasons
 from planner.figures import figures
 from planner.pareto import choose
@@ -33,23 +34,23 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
         message = infeasibility(scenario, weighed)
         raise InfeasibleError(message, hint=relaxations(scenario, weighed))
     chosen, rounds = choose(scenario, weighed.feasible)
-    candidate = _candidate(scenario, chosen)
-    per_step = candidate.batch_size * candidate.gradient_accumulation
-    schedule = training(scenario, -(-scenario.examples // per_step))
+    micro = micro_of(scenario, chosen)
+    candidate = _candidate(scenario, chosen, micro)
+    schedule = training(scenario, -(-scenario.examples // micro.examples))
     return Plan(
         task=spec.task,
         model=_facts(scenario),
         candidate=candidate,
         training=schedule,
-        figures=figures(scenario, chosen, schedule, per_step),
-        reasons=tuple(reasons(scenario, weighed, chosen, rounds, candidate)),
+        figures=figures(scenario, chosen, micro, schedule),
+        reasons=tuple(reasons(scenario, weighed, chosen, micro, rounds, candidate)),
         rejections=tuple(rejections(scenario, weighed, chosen, rounds)),
         evidence_ids=_evidence(weighed, chosen),
         spec=spec,
     )
 
 
-def _candidate(scenario: Scenario, chosen: Evaluated) -> Candidate:
+def _candidate(scenario: Scenario, chosen: Evaluated, micro: Micro) -> Candidate:
     adapter, pinned = chosen.adapter, scenario.spec.pinned
     alpha = None
     if adapter.method.default_alpha is not None and adapter.rank is not None:
@@ -61,12 +62,12 @@ def _candidate(scenario: Scenario, chosen: Evaluated) -> Candidate:
             "alpha": alpha,
             "targets": adapter.targets,
             "format": chosen.form.format,
-            "compute": chosen.compute,
-            "batch_size": chosen.micro.batch_size,
-            "gradient_accumulation": chosen.micro.gradient_accumulation,
+            "compute": compute_of(scenario),
+            "batch_size": micro.batch_size,
+            "gradient_accumulation": micro.gradient_accumulation,
             "sequence_length": scenario.sequence_length,
-            "checkpointing": chosen.micro.checkpointing,
-            "optimizer": chosen.optimizer,
+            "checkpointing": micro.checkpointing,
+            "optimizer": optimizer_of(scenario, adapter),
             "learning_rate": learning_rate(scenario, adapter),
             "export": chosen.form.export,
             "precision": chosen.form.precision,

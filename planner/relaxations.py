@@ -136,7 +136,7 @@ def _more_vram(scenario: Scenario, weighed: Search) -> list[Change]:
     named = scenario.spec.training.hardware is not None
     allowed = {"training memory", "serving memory"} if shared else {"training memory"}
     needs = [
-        max(c.micro.required_bytes, c.serving_required_bytes if shared else 0.0)
+        max(c.training_required_bytes, c.serving.required_bytes if shared else 0.0)
         for c in _breaking_only(weighed, allowed)
     ]
     if not needs:
@@ -150,7 +150,7 @@ def _more_vram(scenario: Scenario, weighed: Search) -> list[Change]:
 
 
 def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Change]:
-    needs = [c.serving_required_bytes for c in _breaking_only(weighed, {"serving memory"})]
+    needs = [c.serving.required_bytes for c in _breaking_only(weighed, {"serving memory"})]
     if not needs:
         return []
     gib = math.ceil(min(needs) / GIB)
@@ -165,9 +165,9 @@ def _more_of_both(scenario: Scenario, weighed: Search) -> list[Change]:
     found = _breaking_only(weighed, {"training memory", "serving memory"})
     if not found or scenario.spec.serving.memory_gib is None:
         return []
-    nearest = min(found, key=lambda c: c.micro.required_bytes + c.serving_required_bytes)
-    training = math.ceil(nearest.micro.required_bytes / GIB)
-    serving = math.ceil(nearest.serving_required_bytes / GIB)
+    nearest = min(found, key=lambda c: c.training_required_bytes + c.serving.required_bytes)
+    training = math.ceil(nearest.training_required_bytes / GIB)
+    serving = math.ceil(nearest.serving.required_bytes / GIB)
     updates: dict[str, object] = {}
     texts = []
     for text, key, gib, device in (

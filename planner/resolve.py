@@ -31,9 +31,12 @@ LENGTH_SPREAD = 4
 """Longest example kept, in mean lengths; the rest is truncated."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scenario:
-    """What candidates are held against; bytes, seconds and tokens. None is unlimited or unknown."""
+    """What candidates are held against; bytes, seconds and tokens. None is unlimited or unknown.
+
+    Equal only to itself, so that what was found for one is remembered at little cost.
+    """
 
     spec: Spec
     model: catalog.Model

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
 from planner.cost.adapter import AdapterCost
-from planner.cut import cuts, micro
+from planner.cut import cost_of, cuts, step_of
 from planner.evaluate import measure
 from planner.quality import steps_share
 from planner.resolve import Scenario
@@ -130,7 +130,12 @@ def _trained(
 ) -> dict[str, Any]:
     """[cuts, adapters] of what depends on the cut of the step."""
     found = [
-        micro(scenario, column, format_, cut.checkpointing, cut.batch_size) for cut in all_cuts
+        cost_of(
+            scenario,
+            column.cost,
+            step_of(scenario, column, format_, cut.checkpointing, cut.batch_size),
+        )
+        for cut in all_cuts
     ]
 
     def rows(values: Iterable[Any]) -> Any:  # noqa: ANN401, columns
@@ -150,7 +155,7 @@ def _served(
     scenario: Scenario, column: Adapter, members: Sequence[Adapter], form: Form
 ) -> dict[str, Any]:
     """[adapters] of what depends on the form alone."""
-    quality, served = form_quality(scenario, form), measure(scenario, column, form)
+    quality, served = form_quality(scenario, form), measure(scenario, column.cost, form)
     points = np.array([member.quality.points for member in members])
     widths = np.array([member.quality.half_width for member in members])
     latency = served.per_token_seconds if scenario.causal else served.first_token_seconds

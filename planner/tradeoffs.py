@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from planner.candidates import Adapter, form_quality
 from planner.cut import accumulation
-from planner.evaluate import search
+from planner.evaluate import micro_of, search
 from planner.pareto import choose
 from planner.plan import SCHEMA_VERSION, Frozen
 from planner.resolve import Scenario, resolve
@@ -142,7 +142,8 @@ def _chosen(scenario: Scenario, swept: Sweep) -> int | None:
     best, _ = choose(scenario, weighed.feasible)
     adapter = next(i for i, a in enumerate(swept.adapters) if _same(a, best.adapter))
     form = swept.forms.index(best.form)
-    cut = swept.cuts.index(Cut(best.micro.checkpointing, best.micro.batch_size))
+    micro = micro_of(scenario, best)
+    cut = swept.cuts.index(Cut(micro.checkpointing, micro.batch_size))
     match = (swept.adapter == adapter) & (swept.form == form) & (swept.cut == cut)
     return int(match.nonzero()[0][0])
 

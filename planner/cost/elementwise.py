@@ -4,7 +4,27 @@ A search evaluates a formula on whole columns; one candidate evaluates it on num
 numpy. Formulas are written, and typed, for numbers.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Found = TypeVar("Found")
+
+
+def remembered(formula: Callable[Arguments, Found]) -> Callable[Arguments, Found]:
+    """Keeps what the formula found, as a search asks for the same with every adapter.
+
+    Its last argument may be a column, for which nothing is kept.
+    """
+    kept: Any = lru_cache(maxsize=1024)(formula)
+
+    @wraps(formula)
+    def ask(*arguments: Arguments.args, **named: Arguments.kwargs) -> Found:
+        found: Found = (formula if hasattr(arguments[-1], "shape") else kept)(*arguments, **named)
+        return found
+
+    return ask
 
 
 def larger(left: float, right: float) -> float:

@@ -49,6 +49,9 @@ class Framework(NamedTuple):
     kept_logit_bytes: Mapping[str, int]
     head_chunk_tokens: int
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
 
 PARETUNE = Framework(
     name="paretune",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import larger, where
+from planner.cost.elementwise import larger, remembered, where
 from planner.cost.memory import BITS_PER_WEIGHT, COMPUTE_BYTES, Load, cache_bytes, weights_bytes
 from planner.cost.rates import reached
 from planner.spec import Hardware
@@ -145,20 +145,39 @@ class Throughput(NamedTuple):
 def first_token(shape: Architecture, adapter: AdapterCost, served: Served, load: Load) -> Work:
     """One prompt of one tenant, and its first token or its label."""
     tokens = load.prompt_tokens + adapter.input_tokens
-    scores = 4.0 * shape.layers * tokens * tokens * shape.heads * shape.head_dim
-    head = 2.0 * shape.vocab * shape.hidden if load.causal else 0.0
-    work = _pass(shape, adapter, served, load, tokens)
+    work = _prompt(shape, served, load, tokens)
+    carried = _carried(adapter, served)
     return work._replace(
-        flops=work.flops + scores + head,
-        traffic_bytes=work.traffic_bytes + _carried(adapter, served),
-        link_bytes=served.miss_rate * _carried(adapter, served),
+        adapter_flops=_adapter_flops(adapter, served, tokens),
+        traffic_bytes=work.traffic_bytes + carried,
+        link_bytes=served.miss_rate * carried,
     )
 
 
 def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: Load) -> Work:
     """One decoding step of all active tenants in one batch, at half the context."""
     rows = load.sequences
-    work = _pass(shape, adapter, served, load, rows)
+    work = _decoding(shape, served, load, adapter.input_tokens + adapter.cache_tokens)
+    return work._replace(
+        adapter_flops=_adapter_flops(adapter, served, rows),
+        traffic_bytes=work.traffic_bytes + rows * _carried(adapter, served),
+    )
+
+
+@remembered
+def _prompt(shape: Architecture, served: Served, load: Load, tokens: int) -> Work:
+    """Of a prompt, whatever is adapted."""
+    scores = 4.0 * shape.layers * tokens * tokens * shape.heads * shape.head_dim
+    head = 2.0 * shape.vocab * shape.hidden if load.causal else 0.0
+    work = _pass(shape, served, load, tokens)
+    return work._replace(flops=work.flops + scores + head)
+
+
+@remembered
+def _decoding(shape: Architecture, served: Served, load: Load, learned_tokens: int) -> Work:
+    """Of a decoding step, whatever is adapted; every sequence starts with the learned tokens."""
+    rows = load.sequences
+    work = _pass(shape, served, load, rows)
     streamed = work.bytes_moved
     if not shape.tied:
         # The embedding is looked up, not streamed.
@@ -166,13 +185,12 @@ def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: L
     if served.export == "merged" or not served.engine.mixes:
         # Each tenant has its own weights, or its own batch, so nothing is shared.
         streamed = streamed * rows
-    context = load.context_length / 2 + adapter.input_tokens + adapter.cache_tokens
+    context = load.context_length / 2 + learned_tokens
     cached = cache_bytes(shape, load) * context / load.context_length
-    gathered = rows * (cached + _carried(adapter, served))
     return work._replace(
         flops=work.flops + rows * 2.0 * shape.vocab * shape.hidden,
         bytes_moved=streamed,
-        traffic_bytes=work.traffic_bytes + gathered,
+        traffic_bytes=work.traffic_bytes + rows * cached,
     )
 
 
@@ -255,9 +273,7 @@ def cost_usd(seconds: float | None, device: Hardware) -> float | None:
     return seconds / 3600.0 * device.price_per_hour_usd
 
 
-def _pass(
-    shape: Architecture, adapter: AdapterCost, served: Served, load: Load, tokens: float
-) -> Work:
+def _pass(shape: Architecture, served: Served, load: Load, tokens: float) -> Work:
     """What one forward pass over `tokens` has in common, as prompt or as batch."""
     unmerged = served.export == "unmerged"
     engine, fast = served.engine, served.precision == "fast"
@@ -272,7 +288,6 @@ def _pass(
         + (DEQUANTISE_FLOPS * shape.linear_parameters if quantised else 0.0),
         bytes_moved=weights_bytes(shape, served.format, load.other_bytes)
         - _untouched_bytes(shape, served.format, tokens),
-        adapter_flops=2.0 * tokens * adapter.served_multiplications if unmerged else 0.0,
         fast_flops=products if fast else 0.0,
         traffic_bytes=traffic,
         host_seconds=_blocks(shape) * engine.host_seconds(adapted=unmerged, quantised=quantised),
@@ -315,6 +330,10 @@ def _untouched_bytes(shape: Architecture, format_: str, tokens: float) -> float:
     routed = shape.idle_parameters * shape.experts / (shape.experts - shape.experts_per_token)
     missed: float = (1.0 - shape.experts_per_token / shape.experts) ** tokens
     return routed * missed * BITS_PER_WEIGHT[format_] / 8
+
+
+def _adapter_flops(adapter: AdapterCost, served: Served, tokens: float) -> float:
+    return 2.0 * tokens * adapter.served_multiplications if served.export == "unmerged" else 0.0
 
 
 def _carried(adapter: AdapterCost, served: Served) -> float:

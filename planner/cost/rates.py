@@ -4,6 +4,7 @@ A peak is what a data sheet promises. What a model reaches is a share of it, ass
 somewhere else; only a device that was measured itself needs none.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from planner.plan import Evidence
@@ -60,6 +61,7 @@ def bandwidth_share(device: Hardware) -> Share:
     return MEASURED if device.measured else BANDWIDTH[device.kind]
 
 
+@lru_cache(maxsize=256)
 def reached(device: Hardware, compute: str) -> Rates | None:
     """None where the peak of that arithmetic or the bandwidth is unknown.
 

@@ -22,10 +22,9 @@ from planner.cost.activations import (
     outside_bytes,
 )
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import larger, where
+from planner.cost.elementwise import larger, remembered, where
 from planner.cost.framework import PARETUNE, PEFT, Framework
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
-from planner.method import Method
 
 FP32 = 4
 CHUNK_LOGITS = 2**25
@@ -72,13 +71,13 @@ class TrainingMemory(NamedTuple):
 class Step(NamedTuple):
     """One micro-batch of training.
 
-    `adapter_dtype` is of the adapters and of a classifier's head, "fp32" or "bf16"; `loss` "full"
-    holds the logits of all tokens; `accumulates` says that gradients of another micro-batch are
-    there already. Without a `framework` a full loss means transformers with PEFT, and a chunked
-    one the compiler.
+    `trains_base` says that the model's own parameters are trained. `adapter_dtype` is of the
+    adapters and of a classifier's head, "fp32" or "bf16"; `loss` "full" holds the logits of all
+    tokens; `accumulates` says that gradients of another micro-batch are there already. Without a
+    `framework` a full loss means transformers with PEFT, and a chunked one the compiler.
     """
 
-    method: Method
+    trains_base: bool
     format: str
     compute: str
     optimizer: str
@@ -117,58 +116,108 @@ class Step(NamedTuple):
             self.element,
             self.attention,
             self.program,
-            trains_norms=self.method.trains_base,
+            trains_norms=self.trains_base,
         )
 
 
+class Base(NamedTuple):
+    """Bytes of a step that are the same whatever is adapted.
+
+    step         with the program that runs it, and its longest sequence
+    width        of a trained number; `head` of them are a classifier's
+    loss         what it holds besides the activations, at its largest
+    block        kept by one block, of which `attention` by its attention
+    outside      kept by what follows the blocks
+    copies       kept by all quantised products
+    stream       one tensor on the residual stream
+    norm_flow    gradients in the last norm
+    position     keys and values of one learned position, of the whole batch
+    dequantised  one weight in the arithmetic's type, at its largest
+    """
+
+    step: Step
+    head: int
+    width: int
+    weights: float
+    loss: float
+    block: float
+    attention: float
+    outside: float
+    copies: float
+    stream: float
+    norm_flow: float
+    position: float
+    dequantised: float
+
+
 def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> TrainingMemory:
-    step = step._replace(
-        sequence_length=step.sequence_length + adapter.input_tokens, framework=step.program
-    )
-    head = 0 if step.causal else step.labels * (shape.hidden + 1)
-    width = step.adapter_element
-    if step.method.trains_base:
-        width = step.program.master_bytes or step.element
+    base = _base(shape, step, adapter.input_tokens)
+    step, head, width = base.step, base.head, base.width
     gradients = (adapter.trainable_parameters + head) * width
     held = gradients if step.accumulates else 0.0
-    kept = _kept_bytes(shape, adapter, step)
-    loss = larger(_loss_bytes(shape, step), _head_bytes(shape, step))
-    backward = _backward_bytes(shape, adapter, step, kept)
-    end = gradients + _end_bytes(shape, adapter, step, kept.block, width)
-    live = larger(held + larger(kept.whole + kept.outside + loss, backward), end)
+    kept = _kept_bytes(shape, adapter, base)
+    flow = _flowing_bytes(shape, adapter, step) - _inner_bytes(shape, adapter, step)
+    backward = _backward_bytes(adapter, base, kept, flow)
+    end = gradients + _end_bytes(shape, base, kept.block + flow)
+    live = larger(held + larger(kept.whole + base.outside + base.loss, backward), end)
     return TrainingMemory(
-        weights_bytes=_weights_bytes(shape, step),
-        adapters_bytes=_adapters_bytes(shape, adapter, step),
+        weights_bytes=base.weights,
+        adapters_bytes=_adapters_bytes(adapter, base),
         gradients_bytes=gradients,
-        optimizer_bytes=_optimizer_bytes(shape, adapter, step, head, width),
-        activations_bytes=kept.whole + kept.outside + kept.recomputed,
-        logits_bytes=loss,
+        optimizer_bytes=_optimizer_bytes(shape, adapter, base),
+        activations_bytes=kept.whole + base.outside + kept.recomputed,
+        logits_bytes=base.loss,
         workspace_bytes=larger(backward - kept.whole - kept.recomputed, 0.0),
         live_bytes=live,
     )
 
 
-def _backward_bytes(shape: Architecture, adapter: AdapterCost, step: Step, kept: "Kept") -> float:
+@remembered
+def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
+    length = step.sequence_length + input_tokens
+    step = step._replace(sequence_length=length, framework=step.program)
+    width = step.adapter_element
+    if step.trains_base:
+        width = step.program.master_bytes or step.element
+    tokens, run = step.tokens, step.run
+    quantised = step.format in QUANTISED
+    return Base(
+        step=step,
+        head=0 if step.causal else step.labels * (shape.hidden + 1),
+        width=width,
+        weights=_weights_bytes(shape, step),
+        loss=larger(_loss_bytes(shape, step), _head_bytes(shape, step)),
+        block=tokens * block_bytes(shape, run),
+        attention=tokens * attention_bytes(shape, run),
+        outside=tokens * outside_bytes(shape, run),
+        copies=tokens * _copies(shape, step),
+        stream=tokens * shape.hidden * step.element,
+        norm_flow=_norm_flow_bytes(shape, step),
+        position=step.batch_size * _cached_bytes(shape, step),
+        dequantised=step.program.dequantised_bytes[step.compute] * shape.largest_weight
+        if quantised
+        else 0.0,
+    )
+
+
+def _backward_bytes(adapter: AdapterCost, base: Base, kept: "Kept", flow: float) -> float:
     """The largest of the moments at the start of the backward pass, gradients left out.
 
     In the last norm everything is alive but what the head read. Then the last block dequantises
     its last weight; and then, when the MLP's last linear has let its input go, gradients of the
     product and of its factors flow. A recomputed block needs its output until then.
     """
-    stream = step.tokens * shape.hidden * step.element
-    norm = kept.whole + kept.outside - stream + _norm_flow_bytes(shape, step)
+    norm = kept.whole + base.outside - base.stream + base.norm_flow
     whole = kept.whole + kept.recomputed
-    dequantised = whole + stream + _workspace_bytes(shape, adapter, step)
-    output = stream if step.checkpointing == "block" else 0.0
-    flowing = (
-        whole - output - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, adapter, step)
-    )
-    return larger(norm, larger(dequantised, flowing))
+    own = adapter.workspace_elements * base.step.element
+    dequantised = whole + base.stream + own + base.dequantised
+    output = base.stream if base.step.checkpointing == "block" else 0.0
+    return larger(norm, larger(dequantised, whole - output + flow))
 
 
 def _weights_bytes(shape: Architecture, step: Step) -> float:
     framework, element = step.program, step.element
-    if step.method.trains_base:
+    if step.trains_base:
         return shape.parameters * (framework.master_bytes or element)
     head = shape.vocab * shape.hidden if shape.kind != "encoder" else 0
     quantised = step.format in QUANTISED
@@ -182,24 +231,23 @@ def _weights_bytes(shape: Architecture, step: Step) -> float:
     return stored
 
 
-def _adapters_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
-    head = 0 if step.causal else step.labels * (shape.hidden + 1) * FP32
-    if step.method.trains_base:
+def _adapters_bytes(adapter: AdapterCost, base: Base) -> float:
+    head = base.head * FP32
+    if base.step.trains_base:
         return head
     numbers = (adapter.stored_bytes + adapter.shared_bytes) / FP32
-    return larger(numbers, adapter.trainable_parameters) * step.adapter_element + head
+    return larger(numbers, adapter.trainable_parameters) * base.step.adapter_element + head
 
 
-def _optimizer_bytes(
-    shape: Architecture, adapter: AdapterCost, step: Step, head: int, width: int
-) -> float:
+def _optimizer_bytes(shape: Architecture, adapter: AdapterCost, base: Base) -> float:
+    step, head, width = base.step, base.head, base.width
     numbers = adapter.optimizer_elements + 2 * head
     match step.optimizer:
         case "adamw":
             return width * numbers
         case "adamw8bit":
             return (1 + FP32 / STATE_BLOCK) * numbers
-        case "galore" if step.method.trains_base:
+        case "galore" if step.trains_base:
             return width * (_galore_numbers(shape) + 2 * head)
         case "galore":
             return width * numbers
@@ -220,34 +268,29 @@ def _galore_numbers(shape: Architecture) -> int:
 
 
 class Kept(NamedTuple):
-    """Bytes kept for the backward pass: by all blocks, by what follows them, by the block that is
-    being recomputed, and by one block.
-    """
+    """Bytes kept for the backward pass: by all blocks, by the one being recomputed, and by one."""
 
     whole: float
-    outside: float
     recomputed: float
     block: float
 
 
-def _kept_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> Kept:
-    count, run = blocks(shape), step.run
-    kept = _adapter_bytes(shape, adapter, step) + _copies(shape, step)
+def _kept_bytes(shape: Architecture, adapter: AdapterCost, base: Base) -> Kept:
+    count, step = blocks(shape), base.step
+    kept = step.tokens * _adapter_bytes(shape, adapter, step) + base.copies
     # No gradient reaches the first block's attention from adapters of the MLP alone.
-    kept -= (1 - adapter.reaches_attention) * attention_bytes(shape, run)
-    each = step.tokens * (block_bytes(shape, run) + kept / count)
+    kept = kept - (1 - adapter.reaches_attention) * base.attention
     once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
-    once += step.batch_size * adapter.cache_tokens * _cached_bytes(shape, step)
-    each += once / count
-    outside = step.tokens * outside_bytes(shape, run)
+    once = once + adapter.cache_tokens * base.position
+    each = base.block + (kept + once) / count
     if step.checkpointing == "block":
-        return Kept(step.tokens * count * shape.hidden * step.element, outside, each, each)
-    return Kept(count * each, outside, 0.0, each)
+        return Kept(count * base.stream, each, each)
+    return Kept(count * each, 0.0, each)
 
 
 def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Per token, of all adapters."""
-    if step.method.trains_base:
+    if step.trains_base:
         return adapter.saved_elements * step.element
     casts = step.program.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
@@ -283,7 +326,7 @@ def _cached_bytes(shape: Architecture, step: Step) -> int:
 
 def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Copies of trained numbers in the arithmetic's type, alive through a pass."""
-    if step.method.trains_base:
+    if step.trains_base:
         return step.element * _cast_parameters(shape, step)
     if not step.program.casts_adapters or step.adapter_dtype == step.compute:
         return 0.0
@@ -335,7 +378,7 @@ def _loss_bytes(shape: Architecture, step: Step) -> float:
     labelled = step.batch_size * (step.sequence_length - 1)
     chunk = _chunk_tokens(labelled, shape.vocab) * shape.vocab * (step.element + copy)
     rows = 2 * labelled * shape.hidden * step.element
-    if not step.method.trains_base:
+    if not step.trains_base:
         return chunk + rows
     # The head's gradient in fp32; in another type its own copy too, and a chunk's share to add.
     return chunk + rows + shape.vocab * shape.hidden * (FP32 + (2 * step.element if copy else 0))
@@ -359,25 +402,15 @@ def _head_bytes(shape: Architecture, step: Step) -> float:
     return shape.vocab * (step.tokens * kept + piece + head)
 
 
-def _end_bytes(
-    shape: Architecture, adapter: AdapterCost, step: Step, block: float, width: int
-) -> float:
+def _end_bytes(shape: Architecture, base: Base, flowing: float) -> float:
     """At the end of the backward pass, besides all gradients: in the first block, which lacks its
     own and the embedding's yet, or in the embedding, whose gradient is cast or added to the head's.
     """
-    flowing = block - _inner_bytes(shape, adapter, step) + _flowing_bytes(shape, adapter, step)
-    if not step.method.trains_base:
+    step, width = base.step, base.width
+    if not step.trains_base:
         return flowing
     embedding = shape.vocab * shape.hidden
     missing = embedding + shape.linear_parameters / blocks(shape)
     cast = step.element if width != step.element else 0
     added = width if shape.tied and step.causal and step.program.ties_head else 0
     return larger(flowing - missing * width, embedding * (cast + added))
-
-
-def _workspace_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
-    """Of one linear: its weight while it is dequantised, and what its adapter computes with it."""
-    own = adapter.workspace_elements * step.element
-    if step.format not in QUANTISED:
-        return own
-    return own + step.program.dequantised_bytes[step.compute] * shape.largest_weight

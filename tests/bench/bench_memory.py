@@ -74,7 +74,7 @@ PEFT_METHODS = {
 }
 """Of PEFT's benchmark, those whose size the row states as the declaration counts it."""
 PEFT_STEP = Step(
-    method=method("lora"),
+    trains_base=False,
     format="bf16",
     compute="bf16",
     optimizer="adamw",
@@ -194,7 +194,7 @@ def step_of(row: Row) -> Step:
         # takes bitsandbytes' paged AdamW.
         optimizer = "sgd"
     return Step(
-        method=method("full" if full else "lora"),
+        trains_base=full,
         format=format_,
         compute="bf16",
         optimizer=optimizer,
@@ -221,7 +221,7 @@ def cost_of(row: Row, shape: Architecture, step: Step) -> AdapterCost:
     match row["method"]:
         case "Full FT":
             targets = tuple(t for t in shape.targets if t.role in ALL_LINEAR)
-            cost = adapter_cost(step.method, None, target_set(targets), shape)
+            cost = adapter_cost(method("full"), None, target_set(targets), shape)
         case "LLaMA-Adapter":
             cost = litgpt.adapter_v1_cost(shape, step.element, quantised=step.format != "bf16")
         case "LLaMA-Adapter-v2":
@@ -273,7 +273,7 @@ def against_reserved(path: Path) -> list[Case]:
         if "max_memory_reserved" not in row["mem_scope"] or (rank is None) != (not chosen.ranks):
             continue
         targets = adapted(chosen, target_set(select(_modules(row), shape)))
-        step = PEFT_STEP._replace(method=chosen)
+        step = PEFT_STEP._replace(trains_base=chosen.trains_base)
         memory = training_memory(shape, adapter_cost(chosen, rank, targets, shape), step)
         expected = float(row["peak_mem_gb"]) * GIB
         cases.append(Case(_name(row), reserved(memory, "gpu").reserved_bytes, expected))
@@ -302,7 +302,7 @@ def simulated(point: dict[str, Any]) -> TrainingMemory:
     # The dry run counts the pages of an optimizer as if they were on the device.
     paged = candidate.optimizer == "paged_adamw8bit"
     step = Step(
-        method=chosen,
+        trains_base=chosen.trains_base,
         format=candidate.format,
         compute=candidate.compute,
         optimizer="adamw8bit" if paged else candidate.optimizer,

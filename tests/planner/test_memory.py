@@ -36,7 +36,7 @@ TINY = {
 }
 SHAPE = architecture(TINY)
 STEP = Step(
-    method=method("lora"),
+    trains_base=False,
     format="fp32",
     compute="fp32",
     optimizer="adamw",
@@ -135,7 +135,7 @@ def test_optimizer_states(optimizer: str, bytes_per_number: float) -> None:
 
 def test_galore_keeps_moments_of_projected_gradients() -> None:
     full = cost_of("full", None, SHAPE)
-    step = STEP._replace(method=method("full"))
+    step = STEP._replace(trains_base=True)
     adamw = training_memory(SHAPE, full, step)
     galore = training_memory(SHAPE, full, step._replace(optimizer="galore"))
     assert adamw.optimizer_bytes == 8 * SHAPE.parameters
@@ -157,7 +157,7 @@ def test_nf4_takes_4_127_bits_a_weight() -> None:
 
 def test_a_trained_base_has_fp32_masters_in_the_compiler_only() -> None:
     full = cost_of("full", None, LLAMA)
-    step = BF16._replace(method=method("full"))
+    step = BF16._replace(trains_base=True)
     ours = training_memory(LLAMA, full, step)
     theirs = training_memory(LLAMA, full, step._replace(framework=PEFT))
     assert ours.weights_bytes == ours.gradients_bytes == 4 * LLAMA.parameters

@@ -121,7 +121,7 @@ def test_longer_sequences_never_take_less_memory(length: int, longer: int) -> No
             "pinned": {"sequence_length": tokens, "method": "dora", "rank": 8, "batch_size": 4},
         }
         scenario = resolve(Spec.model_validate(document))
-        return [c.micro.required_bytes for c in search(scenario).candidates]
+        return [c.training_required_bytes for c in search(scenario).candidates]
 
     pairs = zip(needed(length), needed(length + longer), strict=True)
     assert all(shorter < longer_ for shorter, longer_ in pairs)

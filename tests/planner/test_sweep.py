@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from planner.catalog import specs_folder
-from planner.cut import micro
+from planner.cut import cost_of, step_of
 from planner.documents import load_spec
-from planner.evaluate import evaluate, search
+from planner.evaluate import evaluated, search
 from planner.quality import steps_share
 from planner.resolve import Scenario, resolve
 from planner.sweep import dominance, objectives, pareto_front, sweep
@@ -29,13 +29,14 @@ def test_a_column_holds_what_one_candidate_gives(name: str) -> None:
     for place in range(0, len(swept), 97):
         adapter, form = swept.adapters[swept.adapter[place]], swept.forms[swept.form[place]]
         cut = swept.cuts[swept.cut[place]]
-        step = micro(scenario, adapter, form.format, cut.checkpointing, cut.batch_size)
-        alone = evaluate(scenario, adapter, form, step)
+        cut_so = step_of(scenario, adapter, form.format, cut.checkpointing, cut.batch_size)
+        step = cost_of(scenario, adapter.cost, cut_so)
+        alone = evaluated(scenario, adapter, form, step.required_bytes)
         wanted = {
             "quality_points": alone.quality.points,
             "training_bytes": step.required_bytes,
-            "serving_bytes_per_tenant": alone.serving_required_bytes / scenario.active_tenants,
-            "storage_bytes": alone.storage_bytes,
+            "serving_bytes_per_tenant": alone.serving.required_bytes / scenario.active_tenants,
+            "storage_bytes": alone.serving.storage_bytes,
             "training_seconds": None
             if step.step_seconds is None
             else step.step_seconds * steps_share(adapter.method.name),
