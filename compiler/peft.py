@@ -5,7 +5,7 @@ of ours beside PEFT's; compiler/peft_write.py is the way out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -222,7 +222,7 @@ def _as_adapted(site: Target, config: PeftConfig, method: Method) -> Target:
         return site
     by_input = config.feedforward(site.name)
     roles = next(spec.roles for spec in method.tensors if ("in" in spec.shape) == by_input)
-    return site if roles is None or site.role in roles else replace(site, role=roles[0])
+    return site if roles is None or site.role in roles else site._replace(role=roles[0])
 
 
 def _labels(

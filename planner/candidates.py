@@ -23,7 +23,6 @@ from planner.method import (
 from planner.quality import (
     UNKNOWN,
     Quality,
-    data_bits,
     format_quality,
     method_quality,
     noise,
@@ -126,7 +125,7 @@ def _adapter(
     quality = quality + rank_quality(
         scenario.family,
         cost.trainable_parameters,
-        data_bits(scenario.family, scenario.examples, scenario.mean_tokens, scenario.labels),
+        scenario.data_bits,
         trains_base=found.trains_base,
     )
     whole = found.targets if found.targets != ALL_LINEAR else ("all-linear",)
@@ -217,21 +216,24 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def forms(scenario: Scenario, adapter: Adapter) -> Iterator[Form | Refusal]:
-    """Every format, export and precision for that adapter, or why one is left out."""
+@lru_cache(maxsize=1024)
+def forms(scenario: Scenario, found: Method, rank: int | None) -> tuple[Form | Refusal, ...]:
+    """Every format, export and precision for that method, or why one is left out."""
     pinned = scenario.spec.pinned
     limits = RUNTIMES[scenario.spec.serving.runtime]
     formats = (pinned.format,) if pinned.format else ("fp32", "bf16", "nf4")
     exports = (pinned.export,) if pinned.export else ("unmerged", "merged")
     precisions = (pinned.precision,) if pinned.precision else _precisions(scenario)
+    weighed: list[Form | Refusal] = []
     for format_ in formats:
-        refused = _format_refusal(scenario, adapter.method, format_, limits.formats)
+        refused = _format_refusal(scenario, found, format_, limits.formats)
         if refused is not None:
-            yield refused
+            weighed.append(refused)
             continue
         for export, precision in product(exports, precisions):
             form = Form(format_, export, precision)
-            yield form_refusal(scenario, adapter, form) or form
+            weighed.append(form_refusal(scenario, found, rank, form) or form)
+    return tuple(weighed)
 
 
 def _precisions(scenario: Scenario) -> tuple[str, ...]:
@@ -258,17 +260,17 @@ def _format_refusal(
     return None
 
 
-def form_refusal(scenario: Scenario, adapter: Adapter, form: Form) -> Refusal | None:
+def form_refusal(scenario: Scenario, found: Method, rank: int | None, form: Form) -> Refusal | None:
     """Why the method cannot be served in that form by the scenario's runtime, or None."""
-    name, runtime = adapter.method.name, scenario.spec.serving.runtime
-    if form.export not in adapter.method.serves:
-        reason = f"{name} can only be served {' or '.join(adapter.method.serves)}"
+    name, runtime = found.name, scenario.spec.serving.runtime
+    if form.export not in found.serves:
+        reason = f"{name} can only be served {' or '.join(found.serves)}"
         return Refusal(f"{name}, {form.export}", "export", reason)
     if form.precision == "fast" and (form.format != "nf4" or form.export == "merged"):
         return Refusal("fast, otherwise", "precision", "fast needs an unmerged nf4 base")
     if form.precision not in RUNTIMES[runtime].precisions:
         return Refusal("fast", "runtime", f"{runtime} has no fast arithmetic")
-    refused = refusal(runtime, adapter.method, adapter.rank, form.export)
+    refused = refusal(runtime, found, rank, form.export)
     return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
 
 

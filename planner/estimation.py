@@ -105,7 +105,7 @@ def estimate(case: Case) -> Estimate:
     scenario = resolve(_spec(case, chosen))
     adapter = _adapter(scenario, case)
     form = Form(case.format, case.export or chosen.serves[0], case.precision)
-    refused = form_refusal(scenario, adapter, form)
+    refused = form_refusal(scenario, chosen, adapter.rank, form)
     if refused is not None:
         raise UsageError(f"{refused.subject}: {refused.reason}")
     step = step_of(scenario, adapter, case.format, case.checkpointing, case.batch_size)._replace(

@@ -21,6 +21,9 @@ from planner.quality import Quality
 from planner.resolve import Scenario
 from planner.runtime import RUNTIMES
 
+FOLDED = AdapterCost(0, 0, 0, 0, 0, 0)
+"""What is left to serve of an adapter in a merged weight."""
+
 
 class Violation(NamedTuple):
     """The constraint, the number and the limit, in the unit."""
@@ -46,10 +49,18 @@ class Evaluated(NamedTuple):
 
     adapter: Adapter
     form: Form
-    quality: Quality
+    form_quality: Quality
     training_required_bytes: float
     serving: ServedCost
     violations: tuple[Violation, ...]
+
+    @property
+    def points(self) -> float:
+        return self.adapter.quality.points + self.form_quality.points
+
+    @property
+    def quality(self) -> Quality:
+        return self.adapter.quality + self.form_quality
 
     def describe(self) -> str:
         return f"{self.adapter.describe()}, {self.form.describe()}"
@@ -89,15 +100,14 @@ def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | R
         if isinstance(adapter, Refusal):
             yield adapter
             continue
-        for form in forms(scenario, adapter):
+        for form in forms(scenario, adapter.method, adapter.rank):
             if isinstance(form, Refusal):
                 yield form
                 continue
             training = least_required_bytes(scenario, adapter, form.format)
-            serving = serve(adapter.cost, form)
+            serving = serve(adapter.cost if form.export == "unmerged" else FOLDED, form)
             broken = _violations(scenario, training, serving)
-            quality = adapter.quality + added(form)
-            yield Evaluated(adapter, form, quality, training, serving, broken)
+            yield Evaluated(adapter, form, added(form), training, serving, broken)
 
 
 def evaluated(
@@ -108,7 +118,7 @@ def evaluated(
     return Evaluated(
         adapter=adapter,
         form=form,
-        quality=adapter.quality + form_quality(scenario, form),
+        form_quality=form_quality(scenario, form),
         training_required_bytes=training_required_bytes,
         serving=serving,
         violations=_violations(scenario, training_required_bytes, serving),

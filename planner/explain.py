@@ -7,7 +7,7 @@ from planner.evaluate import Evaluated, Search, Violation
 from planner.method import Method
 from planner.pareto import Round, simplicity
 from planner.plan import Candidate
-from planner.quality import BITS_PER_PARAMETER, LABEL_FAMILIES, TIE_POINTS, data_bits
+from planner.quality import BITS_PER_PARAMETER, LABEL_FAMILIES, TIE_POINTS
 from planner.resolve import Scenario
 from planner.units import amount, gib, many, points, seconds
 
@@ -79,10 +79,9 @@ def _criterion(step: Round) -> str:
 
 
 def _rank(scenario: Scenario, chosen: Evaluated) -> str:
-    bits = data_bits(scenario.family, scenario.examples, scenario.mean_tokens, scenario.labels)
     labelled = scenario.family in LABEL_FAMILIES
     data = f"{scenario.examples:,} labels" if labelled else f"{scenario.data_tokens:,} tokens"
-    brought = bits / 1e6
+    brought = scenario.data_bits / 1e6
     trained = chosen.adapter.cost.trainable_parameters
     held = BITS_PER_PARAMETER * trained / 1e6
     enough = "enough" if held >= brought else "less than the data brings"
@@ -102,7 +101,7 @@ def _format(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
     if other is None:
         return f"Because no other format is open to {chosen.adapter.method.name}, {base}"
     count = f"{scenario.architecture.parameters / 1e6:,.0f}M"
-    loss = other.quality.points - chosen.quality.points
+    loss = other.points - chosen.points
     saved = chosen.training_required_bytes - other.training_required_bytes
     verb = "save" if saved >= 0 else "cost"
     return (

@@ -40,8 +40,7 @@ ALL_LINEAR = (*ATTENTION, *MLP, "linear")
 """Every linear but the output head and the classifier, as PEFT's "all-linear"."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One linear of the model that a method may adapt."""
 
     name: str
@@ -50,8 +49,7 @@ class Target:
     in_features: int
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """What an update may look at: the target, its frozen weight [out, in] and bias [out]."""
 
     target: Target
@@ -84,13 +82,13 @@ class TensorSpec:
     peft_key: str | None = None
 
     def resolve(self, dimensions: Dimensions) -> tuple[int, ...]:
-        return tuple(_length(dimension, dimensions) for dimension in self.shape)
-
-
-def _length(dimension: Dimension, dimensions: Dimensions) -> int:
-    if isinstance(dimension, int):
-        return dimension
-    return dimensions[dimension] if isinstance(dimension, str) else dimension(dimensions)
+        lengths = []
+        for side in self.shape:
+            if isinstance(side, str):
+                lengths.append(dimensions[side])
+            else:
+                lengths.append(side if isinstance(side, int) else side(dimensions))
+        return tuple(lengths)
 
 
 class Cost(NamedTuple):
@@ -128,7 +126,7 @@ def outside_the_algebra(tensors: Mapping[str, Tensor], site: Site) -> Update:
     raise ParetuneError(f"the update of '{site.target.name}' is outside the algebra of updates")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
     """One PEFT method; see planner/methods for one file each.
 

@@ -58,7 +58,7 @@ def latency(scenario: Scenario, found: Evaluated) -> float:
 
 
 def lost_points(_: Scenario, found: Evaluated) -> float:
-    return -found.quality.points
+    return -found.points
 
 
 def storage(_: Scenario, found: Evaluated) -> float:

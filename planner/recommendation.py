@@ -89,6 +89,7 @@ def _facts(scenario: Scenario) -> ModelFacts:
 def _evidence(weighed: Search, chosen: Evaluated) -> tuple[str, ...]:
     """Of the chosen candidate, and of every method it was preferred to."""
     ids = dict.fromkeys((*chosen.quality.evidence_ids, "claim-batch-size", "claim-learning-rate"))
-    for found in weighed.candidates:
-        ids.update(dict.fromkeys(found.quality.evidence_ids))
+    weighed_of = dict.fromkeys((c.adapter.quality, c.form_quality) for c in weighed.candidates)
+    for adapter, form in weighed_of:
+        ids.update(dict.fromkeys((*adapter.evidence_ids, *form.evidence_ids)))
     return tuple(ids)

@@ -62,7 +62,7 @@ def _group(other: Evaluated, chosen: Evaluated) -> tuple[str, str] | None:
 
 def _strength(scenario: Scenario, other: Evaluated) -> tuple[int, float, float]:
     """Fewer broken limits, then better quality, then less memory."""
-    points = round(other.quality.points, 1)
+    points = round(other.points, 1)
     return (len(other.violations), -points, memory_share(scenario, other))
 
 
@@ -109,7 +109,7 @@ def _outdone(
 
 
 def _why(scenario: Scenario, other: Evaluated, chosen: Evaluated, lost: Round) -> str:
-    gap = other.quality.points - chosen.quality.points
+    gap = other.points - chosen.points
     if lost.criterion.name == "quality":
         best = lost.criterion.natural(lost.best)
         return (

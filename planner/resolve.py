@@ -1,11 +1,13 @@
 """A spec with every default filled in and every name looked up: the scenario."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from planner import catalog
 from planner.architecture import Architecture
 from planner.errors import UsageError
 from planner.method import method
+from planner.quality import data_bits
 from planner.spec import Family, Hardware, Spec, Task
 
 GIB = 2**30
@@ -62,6 +64,11 @@ class Scenario:
     @property
     def architecture(self) -> Architecture:
         return self.model.architecture
+
+    @cached_property
+    def data_bits(self) -> float:
+        """What a tenant's data bring (planner.quality.data_bits)."""
+        return data_bits(self.family, self.examples, self.mean_tokens, self.labels)
 
     @property
     def data_tokens(self) -> int:

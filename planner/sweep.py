@@ -106,7 +106,7 @@ def _blocks(
     """The candidates of one method, a block of [cuts, adapters] per form."""
     allowed: dict[Form, list[int]] = {}
     for place, member in enumerate(members):
-        for form in forms(scenario, member):
+        for form in forms(scenario, member.method, member.rank):
             if not isinstance(form, Refusal):
                 allowed.setdefault(form, []).append(place)
     trained: dict[str, dict[str, Any]] = {}

@@ -88,31 +88,37 @@ def adapter_cost(
     places: Places = {scope: sites(scope, lengths, targets, shape) for scope in scopes}
     costs = _costs(method, places)
     trained, stored, shared = _numbers(method, places)
-    rows = DIRECTORY_BYTES * targets.site_count + sum(at.copies * c.row_bytes for c, at in costs)
     tokens = lengths[method.size] * lengths["stacks"]
     inputs = _saved_inputs(costs)
+    rows = DIRECTORY_BYTES * targets.site_count
+    multiplications = served = saved = pass_multiplications = pass_elements = own_inputs = 0
+    for cost, at in costs:
+        rows += at.copies * cost.row_bytes
+        multiplications += at.passed * cost.multiplications
+        served += at.passed * cost.served_multiplications
+        saved += at.passed * cost.saved_elements
+        pass_multiplications += at.copies * cost.pass_multiplications
+        pass_elements += at.copies * cost.pass_elements
+        if cost.saves_input and at.target is not None:
+            own_inputs += at.passed * at.target.in_features
+    shared_inputs = sum(inputs.values())
     return AdapterCost(
         trainable_parameters=trained + (shape.parameters if method.trains_base else 0),
         stored_bytes=FLOAT_BYTES * stored,
         shared_bytes=FLOAT_BYTES * shared,
         row_bytes=rows if "unmerged" in method.serves else 0,
-        multiplications=sum(at.passed * cost.multiplications for cost, at in costs),
-        saved_elements=sum(at.passed * cost.saved_elements for cost, at in costs)
-        + sum(inputs.values()),
-        served_multiplications=sum(at.passed * cost.served_multiplications for cost, at in costs),
-        pass_multiplications=sum(at.copies * cost.pass_multiplications for cost, at in costs),
-        pass_elements=sum(at.copies * cost.pass_elements for cost, at in costs),
-        workspace_elements=max((cost.workspace_elements for cost, _ in costs), default=0),
+        multiplications=multiplications,
+        saved_elements=saved + shared_inputs,
+        served_multiplications=served,
+        pass_multiplications=pass_multiplications,
+        pass_elements=pass_elements,
+        workspace_elements=max([cost.workspace_elements for cost, _ in costs], default=0),
         input_tokens=tokens if method.adds_tokens == "input" else 0,
         cache_tokens=tokens if method.adds_tokens == "cache" else 0,
         forward_passes=method.forward_passes,
         optimizer_elements=2 * trained + _base_optimizer_elements(method, lengths, shape),
-        shared_inputs=sum(inputs.values()),
-        own_inputs=sum(
-            at.passed * at.target.in_features
-            for cost, at in costs
-            if cost.saves_input and at.target is not None
-        ),
+        shared_inputs=shared_inputs,
+        own_inputs=own_inputs,
         inner_inputs=inputs.get("inner", 0),
         read_elements=stored + shared * targets.site_count,
         reaches_attention=int(not _adapts_only_mlps(method, scopes, targets)),
@@ -178,11 +184,10 @@ def _numbers(method: Method, places: Places) -> tuple[int, int, int]:
     """How many numbers are trained, stored (nothing regenerates them) and shared by tenants."""
     trained = stored = shared = 0.0
     for spec in method.tensors:
-        count = sum(
-            at.copies * spec.share * math.prod(spec.resolve(at.lengths))
-            for at in places[spec.scope]
-            if owns(spec, at)
-        )
+        count = 0.0
+        for at in places[spec.scope]:
+            if owns(spec, at):
+                count += at.copies * spec.share * math.prod(spec.resolve(at.lengths))
         trained += count if spec.trainable else 0
         stored += 0 if spec.seeded or spec.training_only else count
         shared += count if spec.scope == "model" and not spec.trainable else 0

@@ -1,6 +1,7 @@
 """Where a method's tensors and costs occur in a model, and the lengths that hold there."""
 
 from collections import Counter
+from functools import lru_cache
 from typing import NamedTuple
 
 from planner.architecture import Architecture
@@ -22,20 +23,15 @@ class TargetSet(NamedTuple):
 
     @property
     def site_count(self) -> int:
-        return sum(copies for _, copies in self.kinds)
-
-    @property
-    def widest(self) -> dict[str, int]:
-        """The dimensions that a tensor of the whole model must cover."""
-        return model_dimensions(tuple(target for target, _ in self.kinds))
+        return sum([copies for _, copies in self.kinds])
 
     @property
     def smallest_side(self) -> int:
-        return min(min(t.out_features, t.in_features) for t, _ in self.kinds)
+        return min([min(t.out_features, t.in_features) for t, _ in self.kinds])
 
     @property
     def roles(self) -> frozenset[str]:
-        return frozenset(target.role for target, _ in self.kinds)
+        return frozenset([target.role for target, _ in self.kinds])
 
 
 def target_set(targets: tuple[Target, ...]) -> TargetSet:
@@ -59,6 +55,11 @@ def model_lengths(
     method: Method, rank: int | None, targets: TargetSet, shape: Architecture
 ) -> dict[str, int]:
     """The lengths of the model and of the method; those of one site come on top."""
+    return _lengths_but_rank(targets, shape) | {"rank": rank or 0, method.size: rank or 0}
+
+
+@lru_cache(maxsize=256)
+def _lengths_but_rank(targets: TargetSet, shape: Architecture) -> dict[str, int]:
     return {
         "hidden": shape.hidden,
         "layers": shape.layers,
@@ -70,9 +71,7 @@ def model_lengths(
         "intermediate": shape.intermediate,
         "vocab": shape.vocab,
         "stacks": 2 if shape.kind == "encoder_decoder" else 1,
-        "rank": rank or 0,
-        method.size: rank or 0,
-        **targets.widest,
+        **model_dimensions(tuple(target for target, _ in targets.kinds)),
     }
 
 
@@ -89,17 +88,14 @@ def sites(
     if scope in ("layer", "model"):
         copies = lengths["blocks"] if scope == "layer" else 1
         return [Sites(None, lengths, copies, copies)]
-    return [
-        Sites(
-            target,
-            lengths | target_dimensions(target, lengths["rank"]),
-            copies if scope == "target" else 1,
-            copies * shape.experts_per_token // shape.experts
-            if target.role.startswith("experts.")
-            else copies,
-        )
-        for target, copies in targets.kinds
-    ]
+    found = []
+    for target, copies in targets.kinds:
+        passed = copies
+        if target.role.startswith("experts."):
+            passed = copies * shape.experts_per_token // shape.experts
+        own = lengths | target_dimensions(target, lengths["rank"])
+        found.append(Sites(target, own, copies if scope == "target" else 1, passed))
+    return found
 
 
 def owns(spec: TensorSpec, place: Sites) -> bool:

@@ -106,15 +106,15 @@ def linear_cost(method: Method, target: Target, dimensions: Dimensions) -> SiteC
     declared = method.costs.get("target")
     if declared is not None:
         return declared_cost(method, declared(dimensions), dimensions)
-    parts = [_part_cost(part, target) for part in trace(method, target, dimensions)]
-    multiplications = sum(part.multiplications for part in parts)
-    return SiteCost(
-        multiplications=multiplications,
-        saved_elements=sum(part.saved_elements for part in parts),
-        row_bytes=sum(part.row_bytes for part in parts),
-        saves_input=any(part.saves_input for part in parts),
-        served_multiplications=multiplications,
-    )
+    multiplications = saved_elements = row_bytes = 0
+    saves_input = False
+    for part in trace(method, target, dimensions):
+        cost = _part_cost(part, target)
+        multiplications += cost.multiplications
+        saved_elements += cost.saved_elements
+        row_bytes += cost.row_bytes
+        saves_input = saves_input or cost.saves_input
+    return SiteCost(multiplications, saved_elements, row_bytes, saves_input, multiplications)
 
 
 def declared_cost(method: Method, cost: Cost, dimensions: Dimensions) -> SiteCost:

@@ -9,10 +9,9 @@ are those of a family's typical benchmark. Differences under TIE_POINTS are ties
 
 import json
 import math
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from planner.quality.causes import (
     few,
@@ -80,15 +79,14 @@ class Summary(TypedDict):
     studies: list[Study]
 
 
-@dataclass(frozen=True)
-class Quality:
+class Quality(NamedTuple):
     """Points against the reference and their half-width; `evidence_ids` name what they rest on."""
 
     points: float
     half_width: float
     evidence_ids: tuple[str, ...] = ()
 
-    def __add__(self, other: "Quality") -> "Quality":
+    def __add__(self, other: "Quality") -> "Quality":  # type: ignore[override]
         if other is NOTHING:
             return self
         return Quality(
