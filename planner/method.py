@@ -58,8 +58,7 @@ class Site(NamedTuple):
     scaling: float
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """A tensor a method owns, as often as its scope says.
 
     `initializer` names a rule of compiler/initializers; `seeded` tensors are regenerated from the
@@ -126,7 +125,7 @@ def outside_the_algebra(tensors: Mapping[str, Tensor], site: Site) -> Update:
     raise ParetuneError(f"the update of '{site.target.name}' is outside the algebra of updates")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Method:
     """One PEFT method; see planner/methods for one file each.
 

@@ -33,7 +33,7 @@ LENGTH_SPREAD = 4
 """Longest example kept, in mean lengths; the rest is truncated."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scenario:
     """What candidates are held against; bytes, seconds and tokens. None is unlimited or unknown.
 

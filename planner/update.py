@@ -8,15 +8,13 @@ weight, the bank row and the parameter count are derived from the same parts.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Tensor = Any
 """A numpy array, a torch tensor or a graph proxy: whatever has `@`, `*`, `+`, `.T` and indexing."""
 
 
-@dataclass(frozen=True)
-class LowRank:
+class LowRank(NamedTuple):
     """y += output_scale * (B (latent_scale * (A x))); a [rank, in], b [out, rank]."""
 
     a: Tensor
@@ -25,29 +23,25 @@ class LowRank:
     output_scale: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class OutputScale:
+class OutputScale(NamedTuple):
     """W x becomes scale * (W x); scale [out]. The bias is not scaled."""
 
     scale: Tensor
 
 
-@dataclass(frozen=True)
-class InputScale:
+class InputScale(NamedTuple):
     """W x becomes W (scale * x); scale [in]. Low-rank parts see x itself."""
 
     scale: Tensor
 
 
-@dataclass(frozen=True)
-class OutputShift:
+class OutputShift(NamedTuple):
     """y += shift; shift [out]."""
 
     shift: Tensor
 
 
-@dataclass(frozen=True)
-class Dense:
+class Dense(NamedTuple):
     """W is replaced; weight [out, in]."""
 
     weight: Tensor

@@ -15,7 +15,7 @@ METHOD = replace(
     paper="arXiv:2410.07170",
     builds=False,
     tensors=tuple(
-        replace(spec, initializer="principal_input") if spec.name == "lora_A" else spec
+        spec._replace(initializer="principal_input") if spec.name == "lora_A" else spec
         for spec in LORA.tensors
     ),
     peft_config={"peft_type": "LORA", "init_lora_weights": "eva"},

@@ -26,7 +26,7 @@ METHOD = replace(
     paper="arXiv:2605.18822",
     builds=False,
     tensors=(
-        *(replace(spec, share=1 - WHOLE) for spec in LORA.tensors),
+        *(spec._replace(share=1 - WHOLE) for spec in LORA.tensors),
         TensorSpec(
             "weight", ("out", "in"), "base_weight", share=WHOLE, learning_rate_multiplier=0.1
         ),

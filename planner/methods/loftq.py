@@ -16,7 +16,7 @@ METHOD = replace(
     title="LoftQ",
     paper="arXiv:2310.08659",
     builds=False,
-    tensors=tuple(replace(spec, initializer=INITIALIZERS[spec.name]) for spec in LORA.tensors),
+    tensors=tuple(spec._replace(initializer=INITIALIZERS[spec.name]) for spec in LORA.tensors),
     default_alpha=float,
     formats=("nf4",),
     needs_weight="at_initialization",

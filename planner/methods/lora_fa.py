@@ -12,5 +12,5 @@ METHOD = replace(
     name="lora_fa",
     title="LoRA-FA",
     paper="arXiv:2308.03303",
-    tensors=tuple(replace(spec, trainable=spec.name == "lora_B") for spec in LORA.tensors),
+    tensors=tuple(spec._replace(trainable=spec.name == "lora_B") for spec in LORA.tensors),
 )

@@ -12,7 +12,7 @@ METHOD = replace(
     title="LoRA+",
     paper="arXiv:2402.12354",
     tensors=tuple(
-        replace(spec, learning_rate_multiplier=RATIO) if spec.name == "lora_B" else spec
+        spec._replace(learning_rate_multiplier=RATIO) if spec.name == "lora_B" else spec
         for spec in LORA.tensors
     ),
     # B's rate is the effective one, so A starts lower than plain LoRA's.

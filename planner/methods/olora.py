@@ -13,7 +13,7 @@ METHOD = replace(
     paper="arXiv:2406.01775",
     builds=False,
     tensors=tuple(
-        replace(spec, initializer=INITIALIZERS[spec.initializer]) for spec in PISSA.tensors
+        spec._replace(initializer=INITIALIZERS[spec.initializer]) for spec in PISSA.tensors
     ),
     peft_config={"peft_type": "LORA", "init_lora_weights": "olora"},
 )
