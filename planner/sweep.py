@@ -4,7 +4,7 @@
 same: they are given a method's adapters as one adapter whose costs are columns.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
 from planner.cost.adapter import AdapterCost
-from planner.cut import cost_of, cuts, step_of
+from planner.cut import cost_of, cuts, optimizer_of, step_of
 from planner.evaluate import measure
 from planner.quality import steps_share
 from planner.resolve import Scenario
@@ -66,22 +66,23 @@ class Sweep(NamedTuple):
 
 def sweep(scenario: Scenario, *, unbuildable: bool = False) -> Sweep:
     """Evaluate every candidate of the scenario."""
-    known = [a for a in adapters(scenario, unbuildable=unbuildable) if isinstance(a, Adapter)]
+    found = [a for a in adapters(scenario, unbuildable=unbuildable) if isinstance(a, Adapter)]
+    # One formula for all that are trained alike; whose inputs are longer has a column of lengths.
+    found.sort(key=lambda adapter: _alike(scenario, adapter))
     all_cuts = [Cut(mode, size) for mode, sizes in cuts(scenario) for size in sizes]
     all_forms: dict[Form, int] = {}
     blocks: list[dict[str, Any]] = []
     start = 0
-    for _, group in groupby(known, key=lambda adapter: adapter.method.name):
+    for _, group in groupby(found, key=lambda adapter: _alike(scenario, adapter)):
         members = list(group)
-        places = np.arange(start, start + len(members))
+        blocks += _blocks(scenario, members, start, all_cuts, all_forms)
         start += len(members)
-        blocks += _blocks(scenario, members, places, all_cuts, all_forms)
     joined = {
         name: np.concatenate([block[name] for block in blocks]) if blocks else np.zeros(0)
         for name in (*_PLACES, *OBJECTIVES, "quality_half_width", *CONSTRAINTS)
     }
     return Sweep(
-        adapters=tuple(known),
+        adapters=tuple(found),
         forms=tuple(all_forms),
         cuts=tuple(all_cuts),
         adapter=joined["adapter"].astype(int),
@@ -96,72 +97,80 @@ def sweep(scenario: Scenario, *, unbuildable: bool = False) -> Sweep:
 _PLACES = ("adapter", "form", "cut")
 
 
+def _alike(scenario: Scenario, adapter: Adapter) -> tuple[bool, str, bool]:
+    found = adapter.method
+    return found.trains_base, optimizer_of(scenario, adapter), found.adds_tokens == "input"
+
+
 def _blocks(
     scenario: Scenario,
     members: Sequence[Adapter],
-    places: Indices,
+    start: int,
     all_cuts: Sequence[Cut],
     all_forms: dict[Form, int],
 ) -> Iterable[dict[str, Any]]:
-    """The candidates of one method, a block of [cuts, adapters] per form."""
+    """The candidates of adapters trained alike, a block of [cuts, adapters] per form."""
     allowed: dict[Form, list[int]] = {}
     for place, member in enumerate(members):
         for form in forms(scenario, member.method, member.rank):
             if not isinstance(form, Refusal):
                 allowed.setdefault(form, []).append(place)
+    column = _columns(members)
+    own = {
+        "adapter": np.arange(start, start + len(members)),
+        "quality_points": np.array([member.quality.points for member in members]),
+        "quality_half_width": np.array([member.quality.half_width for member in members]),
+        "steps_share": np.array([steps_share(member.method.name) for member in members]),
+    }
     trained: dict[str, dict[str, Any]] = {}
-    whole = _columns(members)
     for form, kept in allowed.items():
         if form.format not in trained:
-            trained[form.format] = _trained(scenario, whole, form.format, all_cuts, len(members))
-        kept_members = [members[place] for place in kept]
-        everyone = len(kept) == len(members)
-        column = whole if everyone else _columns(kept_members)
-        block: dict[str, Any] = _served(scenario, column, kept_members, form)
-        block |= {name: rows[:, kept] for name, rows in trained[form.format].items()}
-        block["adapter"] = places[kept]
+            trained[form.format] = _trained(scenario, column, form.format, all_cuts, own)
+        block = _served(scenario, column.cost, form, own) | trained[form.format]
         block["form"] = all_forms.setdefault(form, len(all_forms))
-        shape = (len(all_cuts), len(kept))
-        yield {name: np.broadcast_to(value, shape).ravel() for name, value in block.items()}
+        shape = (len(all_cuts), len(members))
+        yield {
+            name: np.broadcast_to(value, shape)[:, kept].ravel() for name, value in block.items()
+        }
 
 
 def _trained(
-    scenario: Scenario, column: Adapter, format_: str, all_cuts: Sequence[Cut], count: int
+    scenario: Scenario,
+    column: Adapter,
+    format_: str,
+    all_cuts: Sequence[Cut],
+    own: Mapping[str, Column],
 ) -> dict[str, Any]:
     """[cuts, adapters] of what depends on the cut of the step."""
-    found = [
-        cost_of(
-            scenario,
-            column.cost,
-            step_of(scenario, column, format_, cut.checkpointing, cut.batch_size),
-        )
-        for cut in all_cuts
+    steps = [
+        step_of(scenario, column, format_, cut.checkpointing, cut.batch_size) for cut in all_cuts
     ]
+    found = [cost_of(scenario, column.cost, step) for step in steps]
+    count = len(own["adapter"])
 
     def rows(values: Iterable[Any]) -> Any:  # noqa: ANN401, columns
         return np.stack([np.broadcast_to(value, count) for value in values])
 
     needed = rows(each.required_bytes for each in found)
-    share = steps_share(column.method.name)
+    seconds = rows(_known(each.step_seconds) for each in found)
     return {
-        "cut": rows(range(len(all_cuts))),
+        "cut": np.arange(len(all_cuts))[:, None],
         "training_bytes": needed,
-        "training_seconds": rows(share * _known(each.step_seconds) for each in found),
+        "training_seconds": own["steps_share"] * seconds,
         "training memory": needed > scenario.training_budget_bytes,
     }
 
 
 def _served(
-    scenario: Scenario, column: Adapter, members: Sequence[Adapter], form: Form
+    scenario: Scenario, cost: AdapterCost, form: Form, own: Mapping[str, Column]
 ) -> dict[str, Any]:
     """[adapters] of what depends on the form alone."""
-    quality, served = form_quality(scenario, form), measure(scenario, column.cost, form)
-    points = np.array([member.quality.points for member in members])
-    widths = np.array([member.quality.half_width for member in members])
+    quality, served = form_quality(scenario, form), measure(scenario, cost, form)
     latency = served.per_token_seconds if scenario.causal else served.first_token_seconds
     return {
-        "quality_points": points + quality.points,
-        "quality_half_width": np.hypot(widths, quality.half_width),
+        "adapter": own["adapter"],
+        "quality_points": own["quality_points"] + quality.points,
+        "quality_half_width": np.hypot(own["quality_half_width"], quality.half_width),
         "serving_bytes_per_tenant": served.required_bytes / scenario.active_tenants,
         "latency_seconds": _known(latency),
         "storage_bytes": served.storage_bytes,
@@ -172,13 +181,15 @@ def _served(
 
 
 def _columns(members: Sequence[Adapter]) -> Adapter:
-    """The adapters of one method as one, whose costs are columns."""
-    fields: list[Any] = [
-        np.array(field, float) for field in zip(*(m.cost for m in members), strict=True)
-    ]
-    for field in fields:
+    """The adapters as one, whose costs are columns, or numbers where all agree."""
+    fields: list[Any] = []
+    for values in zip(*(member.cost for member in members), strict=True):
+        if len(set(values)) == 1:
+            fields.append(values[0])
+            continue
+        fields.append(np.array(values, float))
         # A formula that adds to a column in place would spoil it for the next one.
-        field.flags.writeable = False
+        fields[-1].flags.writeable = False
     return members[0]._replace(cost=AdapterCost(*fields))
 
 
