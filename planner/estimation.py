@@ -149,7 +149,7 @@ def _adapter(scenario: Scenario, case: Case) -> Adapter:
     first = next(iter(adapters(scenario, unbuildable=True)))
     if isinstance(first, Refusal):
         raise UsageError(f"{first.subject}: {first.reason}")
-    if case.targets is not None and "all-linear" not in case.targets and first.method.targets:
+    if case.targets is not None and first.method.targets:
         _check_all_adapted(scenario, first, case.targets)
     return first
 

@@ -1,12 +1,15 @@
-"""IA3 (Liu et al., 2022, arXiv 2205.05638): scale keys and values, and the MLP's down input."""
+"""IA3 (Liu et al., 2022, arXiv 2205.05638): scale keys and values, and the MLP's down input.
+
+Of any other linear that is named the output is scaled, as by PEFT outside feedforward_modules.
+"""
 
 from collections.abc import Mapping
 
-from planner.method import TRUNCATED, Method, Site, TensorSpec
+from planner.method import ALL_LINEAR, TRUNCATED, Method, Site, TensorSpec
 from planner.update import InputScale, OutputScale, OutputShift, Tensor, Update
 
-SCALED_OUTPUT = ("attention.key", "attention.value")
 SCALED_INPUT = ("mlp.down",)
+SCALED_OUTPUT = tuple(role for role in (*ALL_LINEAR, "head") if role not in SCALED_INPUT)
 
 
 def update(tensors: Mapping[str, Tensor], site: Site) -> Update:
@@ -29,7 +32,7 @@ METHOD = Method(
         TensorSpec("ia3_l", (1, "in"), "constant", 1.0, roles=SCALED_INPUT, peft_key="ia3_l"),
     ),
     update=update,
-    targets=(*SCALED_OUTPUT, *SCALED_INPUT),
+    targets=("attention.key", "attention.value", "mlp.down"),
     learning_rate=5e-3,
     converts_to=TRUNCATED,
     peft_config={"peft_type": "IA3"},

@@ -307,7 +307,9 @@ def make_merged(out: Path, name: str, adapter: Adapter) -> Path:
         weight, bias = folded[f"{target.name}.weight"], folded.get(f"{target.name}.bias")
         site = Site(target, weight, bias, adapter.scalings[target.name])
         update = method(adapter.method).update(target_tensors(adapter, target), site)
-        folded[f"{target.name}.weight"] = fold(update, weight)[0]
+        folded[f"{target.name}.weight"], shift = fold(update, weight)
+        if shift is not None:
+            folded[f"{target.name}.bias"] = shift if bias is None else bias + shift
     write_model(staging, "causal_lm", "merged", folded)
     write_words(staging)
     record = describe(name, adapter, 1).model_copy(update={"files": ()})

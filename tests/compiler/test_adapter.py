@@ -80,10 +80,9 @@ def test_tensors_that_are_not_the_methods_are_refused(tensors, message):
 
 
 def test_a_target_that_the_method_does_not_adapt_is_refused():
-    adapter = replace(example(), method="ia3")
-    with pytest.raises(
-        IncompatibleError, match=r"adapts no target of role 'attention.query' \('q'"
-    ):
+    targets = (Target("gate", "router", 6, 8), *TARGETS[1:])
+    adapter = replace(example(), method="ia3", targets=targets, scalings={"gate": 1, "down": 1})
+    with pytest.raises(IncompatibleError, match=r"adapts no target of role 'router' \('gate'"):
         adapters.check(adapter)
 
 

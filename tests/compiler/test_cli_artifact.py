@@ -93,7 +93,7 @@ size     0.0 MiB
 tenants  3
   acme: lora, rank 2, 2 targets, 0.0 MiB
   zeta: dora, rank 5, 2 targets, 0.0 MiB
-  third: ia3, 1 targets, 0.0 MiB
+  third: ia3, 2 targets, 0.0 MiB
 """
     )
 

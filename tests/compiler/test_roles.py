@@ -20,7 +20,7 @@ from compiler.capture import capture
 from compiler.huggingface import CausalLM, MeanPoolClassifier
 from compiler.roles import targets
 from planner.errors import UsageError
-from planner.method import method
+from planner.method import Method, buildable, method
 
 SIZES = {
     "vocab_size": 96,
@@ -28,6 +28,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+ADAPTERS = [m for m in buildable().values() if not m.trains_base]
 SPLIT = ("attention.query", "attention.key", "attention.value", "attention.output")
 CASES = [
     pytest.param(
@@ -107,9 +108,9 @@ def test_targets_are_named_by_role_module_or_pattern(llama_targets, wanted, coun
     assert len(select(llama_targets, wanted, method("lora"))) == count
 
 
-def test_ia3_adapts_only_what_it_scales(llama_targets) -> None:
-    roles = {t.role for t in select(llama_targets, ("all-linear",), method("ia3"))}
-    assert roles == {"attention.key", "attention.value", "mlp.down"}
+@pytest.mark.parametrize("chosen", ADAPTERS, ids=lambda m: m.name)
+def test_a_method_adapts_every_linear_that_is_named(chosen: Method, llama_targets) -> None:
+    assert len(select(llama_targets, ("all-linear",), chosen)) == 14
 
 
 def test_a_target_that_is_not_there_is_named(llama_targets) -> None:

@@ -120,6 +120,10 @@ def test_a_config_file_is_enough(tmp_path: Path) -> None:
         ({"method": "lorra"}, "unknown method 'lorra'"),
         ({"method": "ia3", "rank": 4}, "ia3 has no rank"),
         ({"targets": ["nose"]}, "no linear matches the target 'nose'"),
+        (
+            {"model": "mixtral-8x7b", "method": "ia3", "targets": ["all-linear", "experts.up"]},
+            "ia3 adapts nothing of the target 'experts.up'",
+        ),
         ({"hardware": "l5"}, "unknown hardware 'l5'"),
         ({"sequence_length": 10**7}, "more than the model's"),
     ],

@@ -28,6 +28,7 @@ from planner.cli import main
 from planner.cost.adapter import AdapterCost, adapter_cost, lora_rank, misfit, target_set
 from planner.cost.trace import linear_cost
 from planner.errors import UsageError
+from planner.estimation import Case, estimate
 from planner.method import (
     Method,
     Target,
@@ -150,6 +151,41 @@ def test_counts_are_those_of_peft(name: str, family: str) -> None:
     config.task_type = TASKS[family]
     theirs = peft.get_peft_model(model, config)
     assert cost_of(name, size, shape).trainable_parameters == trained(theirs)
+
+
+def scales(model: nn.Module, named: object, last: Names) -> int:
+    """What PEFT's IA3 trains there, those of `last` at their input."""
+    config = peft.IA3Config(target_modules=named, feedforward_modules=last)  # type: ignore[arg-type]
+    return trained(peft.get_peft_model(model, config))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_ia3_on_every_linear_counts_what_peft_does(family: str) -> None:
+    model, shape = tiny(family)
+    linears = select(("all-linear",), shape)
+    theirs = scales(
+        model, [t.name for t in linears], [t.name for t in linears if t.role == "mlp.down"]
+    )
+    cost = adapter_cost(method("ia3"), None, adapted(method("ia3"), target_set(linears)), shape)
+    assert cost.trainable_parameters == theirs
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "named"),
+    [
+        ("llama-3.2-3b", ("all-linear",), "all-linear"),
+        ("llama-3.2-3b", ("q_proj", "down_proj"), ["q_proj", "down_proj"]),
+        ("llama-3.1-8b", (".*_proj", "lm_head"), ".*(_proj|lm_head)"),
+    ],
+)
+def test_an_estimate_of_ia3_counts_every_target_that_is_named(
+    model: str, targets: tuple[str, ...], named: object
+) -> None:
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(LlamaConfig(**catalog.model(model).config))
+    theirs = scales(whole, named, ["down_proj"])
+    found = estimate(Case(model=model, method="ia3", targets=targets))
+    assert found.figures["trainable_parameters"].value == theirs
 
 
 @pytest.mark.parametrize("family", CONFIGS)

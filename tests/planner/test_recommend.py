@@ -145,8 +145,17 @@ def test_the_offered_memory_is_the_least_that_suffices() -> None:
 
 
 def test_targets_that_a_method_lacks_leave_the_others_open() -> None:
-    plan = plan_of("llama-3.1-8b-24gb", 'pinned.targets=["lm_head"]')
-    assert plan.candidate.targets == ("lm_head",)
+    plan = recommend(
+        Spec.model_validate(
+            {
+                "model": "mixtral-8x7b",
+                "task": "causal_lm",
+                "vram_gib": 80,
+                "pinned": {"targets": ["experts.up"]},
+            }
+        )
+    )
+    assert plan.candidate.targets == ("experts.up",)
     assert any(r.candidate == "ia3" and r.constraint == "targets" for r in plan.rejections)
 
 

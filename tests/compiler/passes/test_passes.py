@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
 
 from compiler import nf4
-from compiler.base_model import Base, captured
+from compiler.base_model import Base, captured, select
 from compiler.graph import attribute, linears
 from compiler.huggingface import CausalLM, MeanPoolClassifier
 from compiler.passes.checkpoint_blocks import Recomputed, checkpoint_blocks
@@ -54,8 +54,8 @@ def ids():
     return torch.randint(0, 96, (3, 11), generator=torch.Generator().manual_seed(1))
 
 
-def random_tensors(graph, chosen: Method) -> Tensors:
-    adapted = tuple(t for t in targets(graph) if t.role in chosen.targets)
+def random_tensors(graph, chosen: Method, wanted: tuple[str, ...] = ("all-linear",)) -> Tensors:
+    adapted = select(targets(graph), wanted, chosen)
     generator = torch.Generator().manual_seed(2)
     limits = model_dimensions(adapted)
     values = {
@@ -124,25 +124,41 @@ def test_folding_frozen_pairs_changes_nothing(chosen, graph, ids) -> None:
     assert (plain - graph.module(ids)).abs().max() > 1e-3
 
 
-PEFT_CONFIGS = {
-    "lora": peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear"),
-    "rslora": peft.LoraConfig(
-        r=RANK, lora_alpha=ALPHA, use_rslora=True, target_modules="all-linear"
+PAIRS = {"r": RANK, "lora_alpha": ALPHA}
+PEFT_CONFIGS = [
+    pytest.param("lora", peft.LoraConfig(**PAIRS, target_modules="all-linear"), id="lora"),
+    pytest.param(
+        "rslora",
+        peft.LoraConfig(**PAIRS, use_rslora=True, target_modules="all-linear"),
+        id="rslora",
     ),
-    "dora": peft.LoraConfig(r=RANK, lora_alpha=ALPHA, use_dora=True, target_modules="all-linear"),
-    "ia3": peft.IA3Config(
-        target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+    pytest.param(
+        "dora", peft.LoraConfig(**PAIRS, use_dora=True, target_modules="all-linear"), id="dora"
     ),
-}
+    pytest.param(
+        "ia3",
+        peft.IA3Config(
+            target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+        ),
+        id="ia3 where it is meant for",
+    ),
+    pytest.param(
+        "ia3",
+        peft.IA3Config(target_modules="all-linear", feedforward_modules=["down_proj"]),
+        id="ia3 everywhere",
+    ),
+]
 
 
-@pytest.mark.parametrize("name", PEFT_CONFIGS)
-def test_logits_and_gradients_are_those_of_peft(name, model, graph, ids) -> None:
-    tensors = random_tensors(graph, method(name))
+@pytest.mark.parametrize(("name", "config"), PEFT_CONFIGS)
+def test_logits_and_gradients_are_those_of_peft(name, config, model, graph, ids) -> None:
+    named = config.target_modules
+    wanted = (named,) if isinstance(named, str) else tuple(named)
+    tensors = random_tensors(graph, method(name), wanted)
     adapted = insert_adapters(graph.copied(), tensors, fold_frozen=True)
     loss = adapted.graph.module(ids).square().mean()
     loss.backward()
-    theirs = peft.get_peft_model(copy.deepcopy(model), PEFT_CONFIGS[name])
+    theirs = peft.get_peft_model(copy.deepcopy(model), config)
     parameters = {n: p for n, p in theirs.named_parameters() if p.requires_grad}
     matched = {ours: _theirs(parameters, ours) for ours in adapted.trainable}
     assert len(matched) == len(parameters)
