@@ -1,5 +1,7 @@
 """Parse a config.json: sizes checked, the family's modules listed, the record made of them."""
 
+from collections.abc import Mapping
+
 from planner.architecture.dimensions import Dimensions, Shape
 from planner.architecture.family import FAMILIES, Family, family
 from planner.architecture.fields import ALIASES, Config, shape
@@ -26,7 +28,9 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def architecture(config: Config) -> Architecture:
-    """Parse a config.json; raises UsageError for a family or a field that is missing."""
+    """Parse a config.json; raises UsageError for a family or a field that is missing, and for
+    weights that are quantised already.
+    """
     fields = shape(config)
     model_type = str(fields["model_type"])
     found = family(model_type)
@@ -35,6 +39,7 @@ def architecture(config: Config) -> Architecture:
             f"unknown model_type '{model_type}'; families are {', '.join(FAMILIES)}",
             hint="give a config.json of one of these families",
         )
+    _check_dense(config)
     size = _dimensions(fields, found)
     modules = tuple(found.modules(size))
     linears = tuple(m for m in modules if isinstance(m, Linear))
@@ -68,6 +73,19 @@ def architecture(config: Config) -> Architecture:
         sliding_window=window,
         sliding_layers=sliding_layers,
     )
+
+
+def _check_dense(config: Config) -> None:
+    """A plan's format quantises dense weights; the bytes and the loss of others are not known."""
+    quantized = config.get("quantization_config")
+    if quantized:
+        named = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
+        raise UsageError(
+            f"config.json is of weights already quantised by "
+            f"{named or 'a method that it does not name'}, and a plan quantises its own base",
+            hint="give the config.json of the unquantised checkpoint; the plan's format says how "
+            "its weights are stored",
+        )
 
 
 def _dimensions(fields: Shape, found: Family) -> Dimensions:

@@ -76,6 +76,26 @@ def test_unknown_family_is_named_with_the_known_ones() -> None:
         architecture(TINY | {"model_type": "mamba"})
 
 
+@pytest.mark.parametrize(
+    ("quantized", "name"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, "mxfp4"),
+        ({"load_in_4bit": True}, "a method that it does not name"),
+        ("fp8", "a method that it does not name"),
+    ],
+)
+def test_a_quantised_checkpoint_is_no_base(quantized: object, name: str) -> None:
+    with pytest.raises(UsageError, match=f"already quantised by {name}") as caught:
+        architecture(TINY | {"quantization_config": quantized})
+    assert "unquantised checkpoint" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_a_checkpoint_that_says_it_is_not_quantised_is_a_base(nothing: object) -> None:
+    assert architecture(TINY | {"quantization_config": nothing}) == architecture(TINY)
+
+
 @pytest.mark.parametrize("value", [None, 0, -3, "8", True])
 def test_unusable_field_is_named(value: object) -> None:
     with pytest.raises(UsageError, match="no usable hidden_size"):
