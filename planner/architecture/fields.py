@@ -77,7 +77,7 @@ def _fill_defaults(fields: Shape, config: Config, found: Family | None) -> None:
     hidden, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
     if isinstance(heads, int) and heads:
         fields.setdefault("num_key_value_heads", heads)
-        if isinstance(hidden, int):
+        if isinstance(hidden, int) and hidden % heads == 0:
             fields.setdefault("head_dim", hidden // heads)
     if found and found.expansion and isinstance(hidden, int):
         fields.setdefault("intermediate_size", found.expansion * hidden)

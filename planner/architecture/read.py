@@ -93,6 +93,12 @@ def _dimensions(fields: Shape, found: Family) -> Dimensions:
         if name in fields or name in _needed(found):
             least = 0 if name in ("max_position_embeddings", "type_vocab_size") else 1
             _check_size(fields, name, least)
+    if "head_dim" not in fields:
+        raise UsageError(
+            f"config.json has no usable num_attention_heads: {fields['num_attention_heads']} do "
+            f"not divide hidden_size {fields['hidden_size']}",
+            hint="give head_dim where heads are not hidden_size / num_attention_heads wide",
+        )
     for name, default in found.options.items():
         if _is_number(default):
             _check_size(fields, name, min(0, int(default)))
@@ -112,7 +118,7 @@ def _dimensions(fields: Shape, found: Family) -> Dimensions:
 
 
 def _needed(found: Family) -> set[str]:
-    needed = set(ALIASES) - {"type_vocab_size"}
+    needed = set(ALIASES) - {"type_vocab_size", "head_dim"}
     if not found.counts_positions:
         needed.remove("max_position_embeddings")
     return needed - {"vocab_size"} if found.image else needed
@@ -125,6 +131,11 @@ def _check_size(fields: Shape, name: str, least: int) -> None:
 
 
 def _bounded(size: Dimensions) -> Dimensions:
+    if size.heads % size.kv_heads:
+        raise UsageError(
+            f"config.json has no usable num_key_value_heads: {size.kv_heads} do not divide "
+            f"{size.heads} heads"
+        )
     if size.layers * size.experts > LARGEST_MODULES:
         raise UsageError(f"config.json has no usable num_experts: {size.experts}")
     if not min(1, size.experts) <= size.experts_per_token <= max(size.experts, 0):

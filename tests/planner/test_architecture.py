@@ -77,6 +77,24 @@ def test_unknown_family_is_named_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 6}, "num_attention_heads: 6 do not divide hidden_size 8"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 do not divide 4 heads"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads: 8 do not divide 4 heads"),
+    ],
+)
+def test_heads_that_do_not_divide_are_named(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=f"no usable {message}"):
+        architecture(TINY | fields)
+
+
+def test_heads_need_not_divide_where_their_width_is_given() -> None:
+    found = architecture(TINY | {"num_attention_heads": 6, "head_dim": 2})
+    assert found.targets[0].out_features == 12
+
+
+@pytest.mark.parametrize(
     ("quantized", "name"),
     [
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
