@@ -37,7 +37,7 @@ def architecture(config: Config) -> Architecture:
     if found is None:
         raise UsageError(
             f"unknown model_type '{model_type}'; families are {', '.join(FAMILIES)}",
-            hint="give a config.json of one of these families",
+            hint=_other_config(config),
         )
     _check_dense(config)
     size = _dimensions(fields, found)
@@ -73,6 +73,21 @@ def architecture(config: Config) -> Architecture:
         sliding_window=window,
         sliding_layers=sliding_layers,
     )
+
+
+def _other_config(config: Config) -> str:
+    """What to give in place of a config that no family reads.
+
+    A text_config is not planned in its stead: the weights of the other towers take memory too.
+    """
+    text = config.get("text_config")
+    inner = text.get("model_type") if isinstance(text, Mapping) else None
+    if isinstance(inner, str) and family(inner) is not None:
+        return (
+            f"its text_config is a '{inner}', which can be planned without the model's other "
+            "towers: give it as a config.json of its own"
+        )
+    return "give a config.json of one of these families"
 
 
 def _check_dense(config: Config) -> None:

@@ -76,6 +76,21 @@ def test_unknown_family_is_named_with_the_known_ones() -> None:
         architecture(TINY | {"model_type": "mamba"})
 
 
+def test_a_model_of_several_towers_is_refused_with_the_part_that_is_known() -> None:
+    """Planning its text in its stead would leave out the weights of the other towers."""
+    several = {"model_type": "llava", "text_config": TINY, "vision_config": {}}
+    with pytest.raises(UsageError, match="unknown model_type 'llava'") as caught:
+        architecture(several)
+    assert "its text_config is a 'llama'" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("text", [None, [], {}, {"model_type": "mllama_text_model"}])
+def test_a_text_config_of_no_known_family_is_no_hint(text: object) -> None:
+    with pytest.raises(UsageError, match="unknown model_type 'mllama'") as caught:
+        architecture({"model_type": "mllama", "text_config": text})
+    assert caught.value.hint == "give a config.json of one of these families"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

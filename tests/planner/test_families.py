@@ -200,6 +200,17 @@ def test_a_config_that_transformers_saved_reads_the_same(
     assert digest(saved) == digest(config)
 
 
+def test_the_text_config_that_transformers_nests_can_be_planned_alone(tmp_path: Path) -> None:
+    text = {**GROUPED, "head_dim": 16}
+    transformers.AutoConfig.for_model("gemma3", text_config=text).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    with pytest.raises(UsageError, match="unknown model_type 'gemma3'") as caught:
+        architecture(saved)
+    assert "'gemma3_text'" in str(caught.value.hint)
+    alone = architecture(saved["text_config"])
+    assert alone.parameters == architecture({"model_type": "gemma3_text", **text}).parameters
+
+
 def smallest_of_each_family() -> list[str]:
     sizes: dict[str, tuple[int, str]] = {}
     for name in catalog.names("models"):
