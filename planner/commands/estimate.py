@@ -24,7 +24,11 @@ def _choice(values: object) -> click.Choice[str]:
 @click.option("--model", required=True, help="Catalogue name, config.json or its folder.")
 @click.option("--method", default="lora", show_default=True, help="See `planner methods`.")
 @click.option("--rank", type=int, help="Default: the method's rank nearest to 16.")
-@click.option("--targets", help="Roles, all-linear or module-name patterns, with commas.")
+@click.option(
+    "--targets",
+    help="Roles, all-linear (without experts, their router and the head) or module-name patterns, "
+    "with commas.",
+)
 @click.option("--format", "format_", type=_choice(Format), default="bf16", show_default=True)
 @click.option("--compute", type=_choice(Compute), help="Default: fp32 on an fp32 base, else bf16.")
 @click.option("--adapter-dtype", type=_choice(Compute), default="fp32", show_default=True)

@@ -54,6 +54,22 @@ def test_the_command_prints_every_part_and_its_evidence() -> None:
         assert value == figure["value"]
 
 
+def test_all_linear_leaves_experts_out_and_the_help_says_so() -> None:
+    def trained(*targets: str) -> float | None:
+        found = estimate(Case(model="mixtral-8x7b", rank=4, targets=targets))
+        return found.figures["trainable_parameters"].value
+
+    # A block's queries and outputs are 4096 wide, its keys and values 1024.
+    attention = 32 * 4 * 2 * (4096 + 4096 + 4096 + 1024)
+    expert = 32 * 4 * 3 * (4096 + 14336)
+    assert trained("all-linear") == attention
+    assert trained("all-linear", "experts.gate", "experts.up", "experts.down") == (
+        attention + 8 * expert
+    )
+    shown = " ".join(run("estimate", "--help").stdout.split())
+    assert "all-linear (without experts, their router and the head)" in shown
+
+
 @pytest.mark.parametrize("name", methods())
 def test_every_method_has_an_estimate(name: str) -> None:
     case = Case(model="llama-3.2-1b", method=name, format="nf4" if name == "qlora" else "bf16")
