@@ -3,7 +3,7 @@
 query, key, value    feed operand 0, 1, 2 of an attention (several at once: a fused projection)
 output               takes the attention's result
 gate, up             meet in a product, the gate through an activation; without a gate, the linear
-                     before the activation is up
+                     before the activation is up; gate_up is cut in two that meet so
 down                 takes that product or activation
 head, classifier     reaches the graph's output through no other linear: the head when its weight
                      is tied to an embedding or is as tall as one, else the classifier
@@ -11,6 +11,7 @@ linear               anything else
 """
 
 from collections.abc import Callable, Iterable
+from operator import getitem
 
 from torch import fx
 
@@ -29,6 +30,7 @@ ACTIVATIONS = {
     ATEN.elu.default,
 }
 PRODUCT = ATEN.mul.Tensor
+CUT = ATEN.chunk.default
 SUM = ATEN.add.Tensor
 OPERANDS = ("attention.query", "attention.key", "attention.value")
 
@@ -127,19 +129,29 @@ def _mlp_role(nodes: Nodes, linear: Linear) -> str | None:
         return "mlp.up"
     if any(_is_gated(nodes, user) for activation in activations for user in activation.users):
         return "mlp.gate"
+    pieces = [piece for user in linear.node.users if user.target is CUT for piece in user.users]
+    if any(_is_gated(nodes, user) for piece in pieces for user in piece.users):
+        return "mlp.gate_up"
     return "mlp.up" if activations and _downstream(linear.node, nodes) & nodes else None
 
 
 def _is_gated(nodes: Nodes, node: fx.Node) -> bool:
-    """Whether a node multiplies an activated linear with another linear's output."""
+    """Whether a node multiplies an activated linear with another linear's output, or its own."""
     if node.target is not PRODUCT:
         return False
     factors = [factor for factor in node.args[:2] if isinstance(factor, fx.Node)]
-    return any(_is_activated(nodes, f) for f in factors) and any(f in nodes for f in factors)
+    activated = any(_is_activated(nodes, factor) for factor in factors)
+    return activated and any(_whole(factor) in nodes for factor in factors)
 
 
 def _is_activated(nodes: Nodes, node: fx.Node) -> bool:
-    return node.target in ACTIVATIONS and node.args[0] in nodes
+    return node.target in ACTIVATIONS and _whole(node.all_input_nodes[0]) in nodes
+
+
+def _whole(node: fx.Node) -> fx.Node:
+    """What the value is a piece of; itself where it is none."""
+    cut = node.all_input_nodes[0] if node.target is getitem else node
+    return cut.all_input_nodes[0] if cut.target is CUT else node
 
 
 def _output_role(graph: Graph, nodes: Nodes, linear: Linear) -> str:

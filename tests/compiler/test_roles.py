@@ -19,6 +19,7 @@ from compiler.base_model import captured, select
 from compiler.capture import capture
 from compiler.huggingface import CausalLM, MeanPoolClassifier
 from compiler.roles import targets
+from planner.architecture import architecture
 from planner.errors import UsageError
 from planner.method import Method, buildable, method
 
@@ -48,7 +49,7 @@ CASES = [
     ),
     pytest.param(
         Phi3Config(**SIZES, intermediate_size=128, pad_token_id=0, eos_token_id=1),
-        {"attention.qkv": 2, "attention.output": 2, "linear": 4, "head": 1},
+        {"attention.qkv": 2, "attention.output": 2, "mlp.gate_up": 2, "mlp.down": 2, "head": 1},
         id="fused projection and gate (phi3)",
     ),
 ]
@@ -59,6 +60,8 @@ def test_roles_of_decoders(config: PretrainedConfig, expected: dict[str, int]) -
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     found = targets(captured(CausalLM(model), "causal_lm", 32))
     assert Counter(target.role for target in found) == expected
+    # A tied head is a linear of the graph and not one of the model's own.
+    assert set(architecture(config.to_dict()).targets) <= set(found)
 
 
 def test_roles_of_an_encoder_with_a_classifier() -> None:
