@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -36,6 +36,7 @@ def specs_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "specs"
 
 
+@cache
 def names(kind: str) -> tuple[str, ...]:
     """The names in one folder of specs/: "hardware", "models" or "examples"."""
     return tuple(sorted(path.stem for path in (specs_folder() / kind).glob("*.json")))
@@ -102,4 +103,10 @@ def model(choice: str | Mapping[str, object]) -> Model:
 
 
 def _from_config(name: str, config: Mapping[str, object]) -> Model:
-    return Model(name=name, architecture=shapes.architecture(config), config=config)
+    return Model(name=name, architecture=_architecture(json.dumps(config)), config=config)
+
+
+@lru_cache(maxsize=64)
+def _architecture(config: str) -> Architecture:
+    """Of a config's JSON; kept, because a relaxed spec asks for the same model again."""
+    return shapes.architecture(json.loads(config))

@@ -24,6 +24,9 @@ from planner.runtime import RUNTIMES
 FOLDED = AdapterCost(0, 0, 0, 0, 0, 0)
 """What is left to serve of an adapter in a merged weight."""
 
+FREE = FOLDED._replace(reaches_attention=0)
+"""An adapter that costs less than any."""
+
 
 class Violation(NamedTuple):
     """The constraint, the number and the limit, in the unit."""
@@ -88,8 +91,21 @@ def search(scenario: Scenario, *, unbuildable: bool = False) -> Search:
 
 def is_feasible(scenario: Scenario) -> bool:
     """Whether any candidate keeps every limit; ends with the first that does."""
-    weighed = _weighed(scenario, unbuildable=False)
-    return any(isinstance(each, Evaluated) and not each.violations for each in weighed)
+    serve = cache(partial(measure, scenario))
+
+    def keeps(adapter: Adapter, form: Form) -> bool:
+        training = least_required_bytes(scenario, adapter, form.format)
+        return not _violations(scenario, training, serve(adapter.cost, form))
+
+    for adapter in adapters(scenario):
+        if isinstance(adapter, Refusal):
+            continue
+        # Where an adapter that costs nothing breaks a limit, every adapter does.
+        free = adapter if adapter.method.trains_base else adapter._replace(cost=FREE)
+        for form in forms(scenario, adapter.method, adapter.rank):
+            if not isinstance(form, Refusal) and keeps(free, form) and keeps(adapter, form):
+                return True
+    return False
 
 
 def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:

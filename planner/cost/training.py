@@ -300,8 +300,7 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
         return inner * element + adapter.own_inputs * (element + 1)
     if casts:
         return (inner + adapter.own_inputs) * element
-    # What ReLU keeps is its output, which the MLP's last linear reads.
-    twice = adapter.inner_inputs if shape.activation == "relu" and not shape.gated else 0
+    twice = adapter.inner_inputs if _keeps_its_output(shape) else 0
     return (inner + adapter.shared_inputs - twice) * element
 
 
@@ -342,8 +341,15 @@ def _cast_parameters(shape: Architecture, step: Step) -> int:
 
 
 def _inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
-    """What the adapter of an MLP's last linear keeps of its input."""
+    """What the adapter of an MLP's last linear keeps of its input, and lets go after its turn."""
+    if _keeps_its_output(shape):
+        return 0.0
     return step.tokens * adapter.inner_inputs * step.element / blocks(shape)
+
+
+def _keeps_its_output(shape: Architecture) -> bool:
+    """What ReLU keeps is its output, which the MLP's last linear reads."""
+    return shape.activation == "relu" and not shape.gated
 
 
 def _flowing_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:

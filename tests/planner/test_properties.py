@@ -3,13 +3,17 @@
 import math
 from typing import get_args
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner import Plan, Spec, recommend
+from planner import Plan, Spec, catalog, recommend
+from planner.candidates import Adapter, Refusal, adapters
+from planner.catalog import names
+from planner.cut import cost_of, step_of
 from planner.errors import InfeasibleError, UsageError
-from planner.evaluate import search
-from planner.resolve import resolve
+from planner.evaluate import FREE, is_feasible, search
+from planner.resolve import Scenario, resolve, task_of
 from planner.spec import Family, Priority, Runtime
 
 MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.1-8b", "all-minilm-l6-v2", "gpt2"]
@@ -125,3 +129,35 @@ def test_longer_sequences_never_take_less_memory(length: int, longer: int) -> No
 
     pairs = zip(needed(length), needed(length + longer), strict=True)
     assert all(shorter < longer_ for shorter, longer_ in pairs)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(document=specs)
+def test_a_shortcut_to_feasibility_hides_no_candidate(document: dict[str, object]) -> None:
+    try:
+        scenario = resolve(Spec.model_validate(document))
+    except UsageError:
+        return
+    assert is_feasible(scenario) == bool(search(scenario).feasible)
+
+
+@pytest.mark.parametrize("model", names("models"))
+def test_an_adapter_never_takes_less_than_none(model: str) -> None:
+    """And recomputing blocks never takes more than keeping them."""
+    shape = catalog.model(model).architecture
+    document = {"model": model, "task": task_of(shape), "vram_gib": 1000}
+    scenario = resolve(Spec.model_validate(document))
+    for found in adapters(scenario, unbuildable=True):
+        if isinstance(found, Refusal) or found.method.trains_base:
+            continue
+        for batch in (1, 8):
+            kept, recomputed = (
+                required_bytes(scenario, found, mode, batch) for mode in ("none", "block")
+            )
+            free = found._replace(cost=FREE)
+            assert required_bytes(scenario, free, "block", batch) <= recomputed <= kept
+
+
+def required_bytes(scenario: Scenario, adapter: Adapter, mode: str, batch: int) -> float:
+    step = step_of(scenario, adapter, "nf4", mode, batch)
+    return cost_of(scenario, adapter.cost, step).required_bytes
