@@ -85,13 +85,11 @@ def _recipe(scenario: Scenario, adapter: Adapter, format_: str) -> Recipe:
 
 @lru_cache(maxsize=4096)
 def _least_required_bytes(scenario: Scenario, cost: AdapterCost, recipe: Recipe) -> float:
-    shape = scenario.architecture
-    found: list[float] = []
-    for mode, steps in _steps(scenario, recipe).items():
-        if mode == "block" and shape.layers + shape.encoder_layers > 1:
-            found.clear()
-        found += [_needs(scenario, cost, step) for step in dict.fromkeys((steps[0], steps[-1]))]
-    return min(found)
+    shape, ways = scenario.architecture, _steps(scenario, recipe)
+    if "block" in ways and shape.layers + shape.encoder_layers > 1:
+        ways = {"block": ways["block"]}
+    ends = dict.fromkeys(step for steps in ways.values() for step in (steps[0], steps[-1]))
+    return min(_needs(scenario, cost, step) for step in ends)
 
 
 @lru_cache(maxsize=4096)

@@ -32,15 +32,15 @@ def rejections(
 
 def _alternatives(scenario: Scenario, weighed: Search, chosen: Evaluated) -> list[Evaluated]:
     """The strongest candidate of every group."""
-    groups: dict[tuple[str, str], Evaluated] = {}
+    groups: dict[tuple[str, str], tuple[tuple[int, float, float], Evaluated]] = {}
     for other in weighed.candidates:
         key = _group(other, chosen)
         if key is None:
             continue
-        held = groups.get(key)
-        if held is None or _strength(scenario, other) < _strength(scenario, held):
-            groups[key] = other
-    return [groups[key] for key in sorted(groups)]
+        strength = _strength(scenario, other)
+        if key not in groups or strength < groups[key][0]:
+            groups[key] = strength, other
+    return [groups[key][1] for key in sorted(groups)]
 
 
 def _group(other: Evaluated, chosen: Evaluated) -> tuple[str, str] | None:
