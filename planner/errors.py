@@ -7,6 +7,8 @@ ParetuneError            1  failure
 └── DriftError           5  a plan and its inputs have come apart
 """
 
+from typing import NamedTuple
+
 
 class ParetuneError(Exception):
     """One sentence that states the fact and the offending value; `hint` says what to do."""
@@ -22,8 +24,23 @@ class UsageError(ParetuneError):
     exit_code = 2
 
 
+class Relaxation(NamedTuple):
+    """What would make a spec feasible: in words, and as new values of the spec's dotted keys."""
+
+    text: str
+    updates: dict[str, object]
+
+
 class InfeasibleError(ParetuneError):
+    """`relaxations` are the nearest, each checked to be feasible."""
+
     exit_code = 3
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, relaxations: tuple[Relaxation, ...] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.relaxations = relaxations
 
 
 class IncompatibleError(ParetuneError):

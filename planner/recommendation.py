@@ -10,7 +10,7 @@ from planner.figures import figures
 from planner.pareto import choose
 from planner.plan import BUILT_TASKS, Candidate, ModelFacts, Plan
 from planner.rejections import rejections
-from planner.relaxations import relaxations
+from planner.relaxations import nearest, said
 from planner.resolve import Scenario, resolve
 from planner.schedule import learning_rate, training
 from planner.spec import Spec
@@ -32,7 +32,8 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
     weighed = search(scenario, unbuildable=unbuildable)
     if not weighed.feasible:
         message = infeasibility(scenario, weighed)
-        raise InfeasibleError(message, hint=relaxations(scenario, weighed))
+        found = tuple(relaxation for relaxation, _ in nearest(scenario, weighed))
+        raise InfeasibleError(message, hint=said(found), relaxations=found)
     chosen, rounds = choose(scenario, weighed.feasible)
     micro = micro_of(scenario, chosen)
     candidate = _candidate(scenario, chosen, micro)

@@ -1,12 +1,11 @@
 """What would make an infeasible spec feasible; each is tried before it is offered."""
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
-from planner.errors import UsageError
+from planner.errors import Relaxation, UsageError
 from planner.evaluate import Evaluated, Search, is_feasible, search
 from planner.resolve import GIB, Scenario, resolve
 from planner.runtime import RUNTIMES
@@ -18,25 +17,17 @@ PARTS = (2, 4, 8, 16, 32)
 LEAST_TOKENS = 16
 
 
-class Change(NamedTuple):
-    """Dotted keys of the spec and their new values, and how a person says it."""
-
-    text: str
-    updates: dict[str, object]
+NOTHING = Relaxation("", {})
 
 
-NOTHING = Change("", {})
-
-
-def relaxations(scenario: Scenario, weighed: Search) -> str:
-    """The nearest relaxations as one sentence."""
-    found = [change.text for change, _ in nearest(scenario, weighed)]
+def said(found: Sequence[Relaxation]) -> str:
+    """The relaxations as one sentence."""
     if not found:
         return "no change of one or two kinds makes it feasible; a smaller model might"
-    return f"feasible with {', or '.join(found)}"
+    return f"feasible with {', or '.join(relaxation.text for relaxation in found)}"
 
 
-def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Change, Spec]]:
+def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Relaxation, Spec]]:
     """At most three changes of different kinds with their specs, every one feasible."""
     count = 0
     for changes in _kinds(scenario, weighed):
@@ -57,7 +48,7 @@ def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Change, Spec]
             return
 
 
-def _pairs(scenario: Scenario) -> Iterator[Change]:
+def _pairs(scenario: Scenario) -> Iterator[Relaxation]:
     """A smaller load together with the least memory or time that then suffices."""
     for loads in (_fewer_tenants(scenario), _less_context(scenario), _shorter(scenario), [NOTHING]):
         for load in loads[:1]:
@@ -73,10 +64,10 @@ def _pairs(scenario: Scenario) -> Iterator[Change]:
                 *both,
             ):
                 text = f"{load.text} and {more.text}" if load.text else more.text
-                yield Change(text, load.updates | more.updates)
+                yield Relaxation(text, load.updates | more.updates)
 
 
-def applied(spec: Spec, change: Change) -> Spec | None:
+def applied(spec: Spec, change: Relaxation) -> Spec | None:
     """The changed spec, or None where the change makes no spec."""
     document = spec.model_dump(mode="json")
     for path, value in change.updates.items():
@@ -98,7 +89,7 @@ def _feasible(spec: Spec) -> bool:
         return False
 
 
-def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Change]]:
+def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Relaxation]]:
     """Kinds of change; of each the first feasible one counts."""
     broken = {v.constraint for c in weighed.candidates for v in c.violations}
     yield _unpinned(scenario)
@@ -115,10 +106,10 @@ def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Change]]:
         yield _other_runtimes(scenario)
 
 
-def _unpinned(scenario: Scenario) -> list[Change]:
+def _unpinned(scenario: Scenario) -> list[Relaxation]:
     pinned = scenario.spec.pinned.model_dump(exclude_none=True)
     return [
-        Change(f"pinned.{name} left open", {f"pinned.{name}": None})
+        Relaxation(f"pinned.{name} left open", {f"pinned.{name}": None})
         for name in pinned
         if name != "alpha"
     ]
@@ -128,7 +119,7 @@ def _breaking_only(weighed: Search, allowed: set[str]) -> list[Evaluated]:
     return [c for c in weighed.candidates if {v.constraint for v in c.violations} <= allowed]
 
 
-def _more_vram(scenario: Scenario, weighed: Search) -> list[Change]:
+def _more_vram(scenario: Scenario, weighed: Search) -> list[Relaxation]:
     """The least that suffices; it is the serving device's memory too where none is named."""
     alone = scenario.spec.serving.hardware is not None
     device = scenario.training
@@ -146,10 +137,10 @@ def _more_vram(scenario: Scenario, weighed: Search) -> list[Change]:
     if named and gib > device.memory_gib:
         updates["training.hardware"] = device.model_dump(mode="json") | {"memory_gib": gib}
     more = gib - scenario.spec.vram_gib
-    return [Change(f"{more:.3g} GiB more VRAM ({gib} GiB)", updates)]
+    return [Relaxation(f"{more:.3g} GiB more VRAM ({gib} GiB)", updates)]
 
 
-def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Change]:
+def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Relaxation]:
     needs = [c.serving.required_bytes for c in _breaking_only(weighed, {"serving memory"})]
     if not needs:
         return []
@@ -157,10 +148,10 @@ def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Change]:
     device = scenario.serving.model_dump(mode="json")
     device["memory_gib"] = max(gib, scenario.serving.memory_gib)
     updates: dict[str, object] = {"serving.memory_gib": gib, "serving.hardware": device}
-    return [Change(f"{gib} GiB of serving memory", updates)]
+    return [Relaxation(f"{gib} GiB of serving memory", updates)]
 
 
-def _more_of_both(scenario: Scenario, weighed: Search) -> list[Change]:
+def _more_of_both(scenario: Scenario, weighed: Search) -> list[Relaxation]:
     """The least VRAM and the least serving memory that a candidate breaking only these needs."""
     found = _breaking_only(weighed, {"training memory", "serving memory"})
     if not found or scenario.spec.serving.memory_gib is None:
@@ -181,46 +172,48 @@ def _more_of_both(scenario: Scenario, weighed: Search) -> list[Change]:
         "vram_gib": max(training, scenario.spec.vram_gib),
         "serving.memory_gib": max(serving, scenario.spec.serving.memory_gib),
     }
-    return [Change(" and ".join(texts), updates)]
+    return [Relaxation(" and ".join(texts), updates)]
 
 
-def _other_runtimes(scenario: Scenario) -> list[Change]:
+def _other_runtimes(scenario: Scenario) -> list[Relaxation]:
     mine = scenario.spec.serving.runtime
     return [
-        Change(f"runtime {name}", {"serving.runtime": name}) for name in RUNTIMES if name != mine
+        Relaxation(f"runtime {name}", {"serving.runtime": name})
+        for name in RUNTIMES
+        if name != mine
     ]
 
 
-def _slower(weighed: Search, constraint: str, key: str) -> list[Change]:
+def _slower(weighed: Search, constraint: str, key: str) -> list[Relaxation]:
     times = [v.number for c in _breaking_only(weighed, {constraint}) for v in c.violations]
     if not times:
         return []
     milliseconds = math.ceil(min(times) * 1000)
-    return [Change(f"{milliseconds} ms {constraint}", {f"serving.{key}": milliseconds})]
+    return [Relaxation(f"{milliseconds} ms {constraint}", {f"serving.{key}": milliseconds})]
 
 
-def _shorter(scenario: Scenario) -> list[Change]:
+def _shorter(scenario: Scenario) -> list[Relaxation]:
     lengths = [scenario.sequence_length // part for part in PARTS]
     return [
-        Change(f"sequence {length}", {"pinned.sequence_length": length})
+        Relaxation(f"sequence {length}", {"pinned.sequence_length": length})
         for length in lengths
         if length >= LEAST_TOKENS
     ]
 
 
-def _fewer_tenants(scenario: Scenario) -> list[Change]:
+def _fewer_tenants(scenario: Scenario) -> list[Relaxation]:
     counts = [scenario.active_tenants // part for part in PARTS]
     return [
-        Change(f"{count} active tenants", {"serving.active_tenants": count})
+        Relaxation(f"{count} active tenants", {"serving.active_tenants": count})
         for count in counts
         if count >= 1
     ]
 
 
-def _less_context(scenario: Scenario) -> list[Change]:
+def _less_context(scenario: Scenario) -> list[Relaxation]:
     contexts = [scenario.context_length // part for part in PARTS]
     return [
-        Change(
+        Relaxation(
             f"a context of {context} tokens",
             {
                 "serving.context_length": context,

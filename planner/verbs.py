@@ -4,8 +4,9 @@ import ast
 import errno
 import importlib
 import importlib.util
+import json
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,23 +15,51 @@ from typing import IO, Any
 
 import click
 
-from planner.errors import ParetuneError
+from planner.errors import InfeasibleError, ParetuneError, Relaxation
+
+AS_JSON = "paretune.json"
+"""Key of a context's meta: whether the command line asks for JSON."""
 
 INTERRUPTED = 130
 
 
 class Failure(click.ClickException):
-    """Printed as `error: …` and, after a blank line, `hint: …`."""
+    """Printed as `error: …` and, after a blank line, `hint: …`; with `--json` on stdout too, as one
+    document.
+    """
 
-    def __init__(self, message: str, *, hint: str | None, exit_code: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None,
+        exit_code: int,
+        relaxations: Sequence[Relaxation] = (),
+    ) -> None:
         super().__init__(message)
         self.hint = hint
         self.exit_code = exit_code  # type: ignore[misc]
+        self.relaxations = relaxations
+        self.as_json = False
 
     def show(self, file: IO[Any] | None = None) -> None:
+        if self.as_json:
+            click.echo(json.dumps(self.document(), indent=2))
         click.echo(f"error: {self.message}", file=file, err=True)
         if self.hint:
             click.echo(f"\nhint: {self.hint}", file=file, err=True)
+
+    def document(self) -> dict[str, object]:
+        from planner.plan import SCHEMA_VERSION  # noqa: PLC0415, `--help` needs no pydantic
+
+        error: dict[str, object] = {
+            "message": self.message,
+            "hint": self.hint,
+            "exit_code": self.exit_code,
+        }
+        if self.relaxations:
+            error["relaxations"] = [relaxation._asdict() for relaxation in self.relaxations]
+        return {"schema_version": SCHEMA_VERSION, "error": error}
 
 
 class Verbs(click.Group):
@@ -69,11 +98,12 @@ class Verbs(click.Group):
             formatter.write_dl([(name, self._summary(name)) for name in self.list_commands(ctx)])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with failures():
+        ctx.meta[AS_JSON] = "--json" in args
+        with failures(as_json=ctx.meta[AS_JSON]):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        with failures():
+        with failures(as_json=ctx.meta[AS_JSON]):
             return super().invoke(ctx)
 
     def _module(self, verb: str) -> str:
@@ -89,12 +119,25 @@ class Verbs(click.Group):
 
 
 @contextmanager
-def failures() -> Iterator[None]:
+def failures(*, as_json: bool = False) -> Iterator[None]:
     """Turns what a user can cause or meet into a message and an exit code."""
+    try:
+        with _messages():
+            yield
+    except Failure as failure:
+        failure.as_json = as_json
+        raise
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
     try:
         yield
     except ParetuneError as error:
-        raise Failure(str(error), hint=error.hint, exit_code=error.exit_code) from error
+        found = error.relaxations if isinstance(error, InfeasibleError) else ()
+        raise Failure(
+            str(error), hint=error.hint, exit_code=error.exit_code, relaxations=found
+        ) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:

@@ -219,6 +219,16 @@ def test_infeasible_ends_with_3_and_relaxations() -> None:
     assert "\n\nhint: feasible with 1 GiB more VRAM (7 GiB)" in found.stderr
 
 
+def test_an_error_is_one_json_document_where_json_is_asked_for() -> None:
+    found = run("recommend", str(EXAMPLES / "infeasible-8b-6gb.json"), "--json")
+    error = json.loads(found.stdout)["error"]
+    assert (found.exit_code, error["exit_code"]) == (3, 3)
+    assert error["message"] in found.stderr
+    assert [relaxation["updates"] for relaxation in error["relaxations"]] == [{"vram_gib": 7}]
+    found = run("estimate", "--json", "--model", "no-such-model")
+    assert json.loads(found.stdout)["error"]["exit_code"] == 2
+
+
 def test_an_unwritable_plan_leaves_nothing_behind(tmp_path: Path) -> None:
     found = run("recommend", DEMO, "--out", str(tmp_path / "none" / "plan.json"))
     assert found.exit_code == 1

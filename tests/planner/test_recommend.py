@@ -129,6 +129,7 @@ def test_every_relaxation_is_true(fields: dict[str, object]) -> None:
     with pytest.raises(InfeasibleError) as raised:
         recommend(spec)
     offered = list(nearest(scenario, search(scenario)))
+    assert raised.value.relaxations == tuple(relaxation for relaxation, _ in offered)
     assert 1 <= len(offered) <= 3
     for change, relaxed in offered:
         assert change.text in str(raised.value.hint)

@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from planner import Plan, Spec, catalog, recommend
-from planner.errors import ParetuneError
-from planner.relaxations import Change, applied
+from planner.errors import ParetuneError, Relaxation
+from planner.relaxations import applied
 from planner.spec import Data, Hardware, Pinned, Serving, TrainingSpec
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -125,9 +125,9 @@ def base(path: str) -> Spec:
     if path in NEEDS_FAST:
         # Only products with int8 activations run at that rate, and only served ones.
         served = {"serving.hardware": None} if path.startswith("training") else {}
-        return applied(spec, Change("", {"pinned.precision": "fast", **served})) or spec
+        return applied(spec, Relaxation("", {"pinned.precision": "fast", **served})) or spec
     if path in NEEDS_BF16_RUNTIME:
-        return applied(spec, Change("", {"serving.runtime": "llama.cpp"})) or spec
+        return applied(spec, Relaxation("", {"serving.runtime": "llama.cpp"})) or spec
     return spec
 
 
@@ -153,5 +153,5 @@ def test_every_field_has_a_second_value_here() -> None:
 
 @pytest.mark.parametrize("path", OTHER)
 def test_every_field_changes_the_outcome(path: str) -> None:
-    changed = applied(base(path), Change("", {path: OTHER[path]}))
+    changed = applied(base(path), Relaxation("", {path: OTHER[path]}))
     assert outcome(changed) != outcome(base(path))
