@@ -95,4 +95,5 @@ def _dollars(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.1f}"
+    # No minus before what rounds to nothing.
+    return f"{round(value, 1) + 0.0:+.1f}"

@@ -1,5 +1,6 @@
 """Set two plans side by side: what differs, by how much, and whether that is more than noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -38,14 +39,29 @@ def command(*, first: Path, second: Path, as_json: bool) -> None:
         }
         print_json(candidate=differing, figures=figures)
         return
-    for key, (one, other) in differing.items():
-        click.echo(f"  {key:<36}{one!s:<46}{other!s}")
-    click.echo("")
-    for name, (one, other) in rows.items():
-        mark = "" if _distinct(one, other) else "  (within the bands)"
-        shown = [figure_value(name, figure) if figure else "none" for figure in (one, other)]
-        if one != other:
-            click.echo(f"  {label(name):<36}{shown[0]:<46}{shown[1]}{mark}")
+    chosen = [(key, str(one), str(other), "") for key, (one, other) in differing.items()]
+    measured = [
+        (label(name), *(_shown(name, figure) for figure in pair), _mark(*pair))
+        for name, pair in rows.items()
+        if pair[0] != pair[1]
+    ]
+    click.echo(_table([("", first.name, second.name, ""), *chosen, ("", "", "", ""), *measured]))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def _shown(name: str, figure: Figure | None) -> str:
+    if figure is None:
+        return "none"
+    return "unknown" if figure.value is None else figure_value(name, figure)
+
+
+def _mark(one: Figure | None, other: Figure | None) -> str:
+    return "" if _distinct(one, other) else "within the bands"
 
 
 def _plan(path: Path) -> Plan:
