@@ -9,7 +9,7 @@ from planner.pareto import Round, simplicity
 from planner.plan import Candidate
 from planner.quality import BITS_PER_PARAMETER, LABEL_FAMILIES, TIE_POINTS
 from planner.resolve import Scenario
-from planner.units import amount, gib, many, points, seconds
+from planner.units import amount, gib, many, points, seconds, signed
 
 OTHER_BASES = ("nf4", "bf16", "fp32")
 """The base that a choice is compared with, the most telling first."""
@@ -70,7 +70,7 @@ def _criterion(step: Round) -> str:
     if criterion.name == "quality":
         noise = " (a tie)" if criterion.tie == TIE_POINTS else ""
         best = criterion.natural(step.best)
-        return f"quality within {criterion.tie:g} points{noise} of the best ({best:+.1f})"
+        return f"quality within {criterion.tie:g} points{noise} of the best ({signed(best)})"
     if criterion.name == "memory":
         return f"memory within {criterion.tie:.0%} of the budget of the least ({step.best:.0%})"
     if criterion.name == "simplicity":
@@ -106,7 +106,7 @@ def _format(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
     verb = "save" if saved >= 0 else "cost"
     return (
         f"Because {other.form.format} would change the expected quality of a {count} model by "
-        f"{loss:+.1f} points and {verb} {gib(abs(saved))} of training memory "
+        f"{signed(loss)} points and {verb} {gib(abs(saved))} of training memory "
         f"at the least, {base}"
     )
 

@@ -9,7 +9,7 @@ from planner.pareto import Round, memory_share
 from planner.plan import Rejection
 from planner.quality import TIE_POINTS
 from planner.resolve import Scenario
-from planner.units import seconds
+from planner.units import seconds, signed
 
 
 def rejections(
@@ -113,10 +113,10 @@ def _why(scenario: Scenario, other: Evaluated, chosen: Evaluated, lost: Round) -
     if lost.criterion.name == "quality":
         best = lost.criterion.natural(lost.best)
         return (
-            f"Because it is expected {gap:+.1f} points from the choice, and only "
-            f"{lost.criterion.tie:g} points below the best ({best:+.1f}) count as near"
+            f"Because it is expected {signed(gap)} points from the choice, and only "
+            f"{lost.criterion.tie:g} points below the best ({signed(best)}) count as near"
         )
-    near = f"{gap:+.1f} points from the choice is "
+    near = f"{signed(gap)} points from the choice is "
     near += "a tie" if abs(gap) <= TIE_POINTS else "given up for the priority"
     theirs, ours = (lost.criterion.score(scenario, c) for c in (other, chosen))
     if lost.criterion.name == "memory":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from planner.method import method
 from planner.plan import Figure, Plan
-from planner.units import amount, seconds
+from planner.units import amount, seconds, signed
 
 WIDTH = 100
 
@@ -77,7 +77,7 @@ def figure_value(name: str, figure: Figure) -> str:
     elif name.endswith("_seconds"):
         show = seconds
     elif name.endswith("_points"):
-        show = _signed
+        show = signed
     elif "usd" in name:
         show = _dollars
     band = ""
@@ -92,8 +92,3 @@ def _count(value: float) -> str:
 
 def _dollars(value: float) -> str:
     return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
-
-
-def _signed(value: float) -> str:
-    # No minus before what rounds to nothing.
-    return f"{round(value, 1) + 0.0:+.1f}"

@@ -28,4 +28,9 @@ def many(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def points(quality: Quality) -> str:
-    return f"{round(quality.points, 1) + 0.0:+.1f} +/- {quality.half_width:.1f} points"
+    return f"{signed(quality.points)} +/- {quality.half_width:.1f} points"
+
+
+def signed(value: float) -> str:
+    """With its sign; what rounds to nothing has a plus."""
+    return f"{round(value, 1) + 0.0:+.1f}"
