@@ -128,9 +128,16 @@ def _adapter(
         scenario.data_bits,
         trains_base=found.trains_base,
     )
-    whole = found.targets if found.targets != ALL_LINEAR else ("all-linear",)
-    quality = quality + target_quality(linears.roles, adapts_all=set(whole) <= set(targets))
+    adapts_all = linears.roles >= _own_roles(found, scenario.architecture)
+    quality = quality + target_quality(linears.roles, adapts_all=adapts_all)
     return Adapter(found, rank, targets, cost, quality)
+
+
+@lru_cache(maxsize=256)
+def _own_roles(found: Method, shape: Architecture) -> frozenset[str]:
+    """Those of the model that the method adapts where none are named."""
+    present = frozenset(target.role for target in shape.targets) & frozenset(found.targets)
+    return frozenset(r for r in present if found.trains_base or found.tensors_for(r))
 
 
 @lru_cache(maxsize=128)

@@ -32,7 +32,8 @@ METHOD = Method(
         TensorSpec("ia3_l", (1, "in"), "constant", 1.0, roles=SCALED_INPUT, peft_key="ia3_l"),
     ),
     update=update,
-    targets=("attention.key", "attention.value", "mlp.down"),
+    # Keys and values, wherever they are: a fused product is scaled with its queries.
+    targets=("attention.key", "attention.value", "attention.qkv", "mlp.down"),
     learning_rate=5e-3,
     converts_to=TRUNCATED,
     peft_config={"peft_type": "IA3"},

@@ -147,3 +147,22 @@ def test_a_config_file_is_enough(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         estimate(changed(**({"rank": None} | fields)))
+
+
+def test_ia3_scales_the_keys_and_values_of_a_fused_product() -> None:
+    """PEFT's own targets of GPT-NeoX: query_key_value and the input of dense_4h_to_h."""
+    found = estimate(Case(model="pythia-1.4b", method="ia3"))
+    assert found.figures["trainable_parameters"].value == 24 * (3 * 2048 + 8192)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama-3.2-1b"])
+def test_a_methods_own_targets_are_no_part_of_the_model(model: str) -> None:
+    """Whether query, key and value are one linear or three."""
+    own, some = (
+        estimate(Case(model=model, method="ia3", targets=targets)).figures
+        for targets in (None, ("mlp.down",))
+    )
+    points = "quality.difference_points"
+    assert (own[points].value or 0) > (some[points].value or 0)
+    ranked = estimate(Case(model=model, method="ia3", targets=("all-linear",))).figures
+    assert ranked[points].value == pytest.approx(own[points].value, abs=0.5)
