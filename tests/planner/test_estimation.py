@@ -165,4 +165,4 @@ def test_a_methods_own_targets_are_no_part_of_the_model(model: str) -> None:
     points = "quality.difference_points"
     assert (own[points].value or 0) > (some[points].value or 0)
     ranked = estimate(Case(model=model, method="ia3", targets=("all-linear",))).figures
-    assert ranked[points].value == pytest.approx(own[points].value, abs=0.5)
+    assert (ranked[points].value or 0) >= (own[points].value or 0)
