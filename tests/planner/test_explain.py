@@ -31,3 +31,18 @@ def test_explanation_is_the_golden_one(file: Path) -> None:
 def test_every_example_has_a_golden_explanation() -> None:
     explained = {file.stem.removesuffix(".all") for file in GOLDEN.glob("*.txt")}
     assert explained == set(catalog.names("examples"))
+
+
+def test_the_readme_shows_what_is_printed() -> None:
+    """The lines of its excerpt, in order; "…" stands for what is left out."""
+    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    excerpt = text.partition("smollm2-tenants.json` (shortened):\n\n")[2].partition(
+        "\n\n`make demo`"
+    )[0]
+    shown = [
+        line.removeprefix("    ") for line in excerpt.splitlines() if line.strip() not in ("", "…")
+    ]
+    printed = iter((GOLDEN / "smollm2-tenants.txt").read_text("utf-8").splitlines())
+    missing = [line for line in shown if line not in printed]
+    assert len(shown) > 20
+    assert missing == []
