@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from compiler.graph import Graph, attribute, linears
 from compiler.passes.use_causal_attention import use_causal_attention
 from compiler.quantized import QuantizedWeight
 from compiler.roles import targets
-from planner.errors import UsageError
+from planner.errors import UsageError, did_you_mean
 from planner.method import ALL_LINEAR, ROLES, Method, Target
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -109,11 +108,10 @@ def select(found: Sequence[Target], wanted: Sequence[str], method: Method) -> tu
         matching = [target for target in found if _matches(entry, target)]
         if not matching:
             names = sorted({target.name.rpartition(".")[2] for target in found} | set(ROLES))
-            near = get_close_matches(entry, names, n=1)
             raise UsageError(
                 f"no linear of the model matches the target '{entry}'; roles are "
                 f"{', '.join(sorted({target.role for target in found}))}",
-                hint=f"did you mean '{near[0]}'?" if near else None,
+                hint=did_you_mean(entry, names),
             )
         inner = [t for t in matching if t.role in ALL_LINEAR or method.trains_base]
         if not inner:

@@ -8,13 +8,12 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
-from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from planner.errors import IncompatibleError, UsageError
+from planner.errors import IncompatibleError, UsageError, did_you_mean
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -142,10 +141,9 @@ def tenant_name(name: str) -> str:
 
 
 def unknown_tenant(name: str, known: Collection[str]) -> UsageError:
-    near = get_close_matches(name, list(known), n=1)
     return UsageError(
         f"unknown tenant '{name}'; tenants are {', '.join(known) or 'none'}",
-        hint=f"did you mean '{near[0]}'?" if near else None,
+        hint=did_you_mean(name, known),
     )
 
 

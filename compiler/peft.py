@@ -6,7 +6,6 @@ of ours beside PEFT's; compiler/peft_write.py is the way out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compiler.adapter import Adapter, Floats, Template, check
 from compiler.peft_config import CONFIG, PeftConfig, read_config
-from planner.errors import IncompatibleError
+from planner.errors import IncompatibleError, did_you_mean
 from planner.method import Method, Target, buildable
 
 WEIGHTS = "adapter_model.safetensors"
@@ -199,10 +198,9 @@ def _targets(
     """The linears that the tensors adapt; they must be those that the configuration names."""
     known = {site.name for site in sites}
     for module in sorted(contents.modules - known):
-        near = get_close_matches(module, known, n=1)
         raise IncompatibleError(
             f"the adapter adapts '{module}', which is no site of this base",
-            hint=f"the nearest name is '{near[0]}'" if near else None,
+            hint=did_you_mean(module, known),
         )
     named = {site.name for site in sites if config.targets(site)}
     for module in sorted(named ^ contents.modules):

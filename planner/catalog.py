@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from planner import architecture as shapes
 from planner.architecture import Architecture
-from planner.errors import UsageError
+from planner.errors import UsageError, did_you_mean
 from planner.spec import Hardware
 
 Json = dict[str, object]
@@ -47,10 +46,9 @@ def entry(kind: str, name: str) -> Json:
     known = names(kind)
     if name not in known:
         noun = kind.removesuffix("s")
-        near = get_close_matches(name.lower(), known, n=1)
         raise UsageError(
             f"unknown {noun} '{name}'; known are {', '.join(known)}",
-            hint=f"did you mean '{near[0]}'?" if near else None,
+            hint=did_you_mean(name.lower(), known),
         )
     return read_object(specs_folder() / kind / f"{name}.json")
 

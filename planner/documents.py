@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from planner.catalog import Json, read_object
-from planner.errors import ParetuneError, UsageError
+from planner.errors import ParetuneError, UsageError, did_you_mean
 from planner.plan import Plan
 from planner.spec import Spec
 
@@ -89,16 +88,14 @@ def _sentence(kind: type[BaseModel], problem: ErrorDetails) -> str:
 def _hint(kind: type[BaseModel], problem: ErrorDetails) -> str | None:
     location = _location(problem)
     if problem["type"] == "extra_forbidden":
-        near = get_close_matches(location[-1], list(_keys(kind, location[:-1])), n=1)
-    elif problem["type"] == "literal_error":
+        return did_you_mean(location[-1], _keys(kind, location[:-1]))
+    if problem["type"] == "literal_error":
         expected = str(problem.get("ctx", {}).get("expected", ""))
         options = [part for part in expected.split("'") if part.strip() not in ("", ",", "or")]
-        near = get_close_matches(str(problem["input"]), options, n=1)
-    elif problem["type"] == "missing" and kind is Spec:
+        return did_you_mean(str(problem["input"]), options)
+    if problem["type"] == "missing" and kind is Spec:
         return "a spec needs model, task and vram_gib; the rest has defaults"
-    else:
-        return None
-    return f"did you mean '{near[0]}'?" if near else None
+    return None
 
 
 def _keys(kind: type[BaseModel], location: list[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ ParetuneError            1  failure
 └── DriftError           5  a plan and its inputs have come apart
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -49,3 +50,11 @@ class IncompatibleError(ParetuneError):
 
 class DriftError(ParetuneError):
     exit_code = 5
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The hint that names the nearest of the known names; None where none is near."""
+    from difflib import get_close_matches  # noqa: PLC0415, needed only where something is wrong
+
+    near = get_close_matches(name, list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else None

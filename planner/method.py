@@ -4,12 +4,11 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from typing import Literal, NamedTuple
 
 import planner.methods
-from planner.errors import ParetuneError, UsageError
+from planner.errors import ParetuneError, UsageError, did_you_mean
 from planner.update import Tensor, Update
 
 Dimensions = Mapping[str, int]
@@ -219,10 +218,9 @@ def method(name: str) -> Method:
     """The method of that name; raises UsageError with the nearest name."""
     known = methods()
     if name not in known:
-        near = get_close_matches(name, known, n=1)
         raise UsageError(
             f"unknown method '{name}'; methods are {', '.join(known)}",
-            hint=f"did you mean '{near[0]}'?" if near else None,
+            hint=did_you_mean(name, known),
         )
     return known[name]
 

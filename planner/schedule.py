@@ -34,8 +34,8 @@ def training(scenario: Scenario, steps_per_epoch: int) -> Training:
     wanted = scenario.spec.training
     epochs = wanted.epochs or DEFAULT_EPOCHS
     total = wanted.max_steps or max(1, math.ceil(steps_per_epoch * epochs))
-    defaults = Training()
-    return Training(
+    defaults = Training.model_construct()
+    return Training.model_construct(
         epochs=epochs,
         max_steps=wanted.max_steps,
         packing=wanted.packing,

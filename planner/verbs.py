@@ -8,14 +8,13 @@ import json
 import pkgutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
 import click
 
-from planner.errors import InfeasibleError, ParetuneError, Relaxation
+from planner.errors import InfeasibleError, ParetuneError, Relaxation, did_you_mean
 
 AS_JSON = "paretune.json"
 """Key of a context's meta: whether the command line asks for JSON."""
@@ -84,10 +83,9 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            near = get_close_matches(args[0], known, n=1)
             raise Failure(
                 f"unknown command '{args[0]}'; commands are {', '.join(known)}",
-                hint=f"did you mean '{near[0]}'?" if near else None,
+                hint=did_you_mean(args[0], known),
                 exit_code=2,
             )
         return super().resolve_command(ctx, args)
@@ -162,8 +160,7 @@ def _usage_failure(error: click.UsageError) -> Failure:
     message, hint = _lower(error.format_message().rstrip(".")), f"try '{command} --help'"
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
-        near = get_close_matches(error.option_name, error.possibilities or (), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else hint
+        hint = did_you_mean(error.option_name, error.possibilities or ()) or hint
     return Failure(message, hint=hint, exit_code=error.exit_code)
 
 

@@ -6,10 +6,10 @@ those of `REFUSED` would change the meaning of a line, so they are refused by na
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from compiler.data.problems import BadLine
 from compiler.data.record import Chat, Completion, Content, Labelled, Message, Text
+from planner.errors import did_you_mean
 
 Line = Mapping[str, object]
 
@@ -168,8 +168,8 @@ def format_of(line: Line) -> Format:
         if len(missing) < len(candidate.keys):
             raise BadLine(f"{candidate.name} line has no '{missing[0]}'")
     for key in line:
-        near = get_close_matches(key, known, n=1)
-        if near:
-            raise BadLine(f"unknown key '{key}'; did you mean '{near[0]}'?")
+        hint = did_you_mean(key, known)
+        if hint:
+            raise BadLine(f"unknown key '{key}'; {hint}")
     formats = ", ".join("/".join(candidate.keys) for candidate in FORMATS)
     raise BadLine(f"no format has the keys {', '.join(sorted(line))}; formats are {formats}")
