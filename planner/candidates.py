@@ -1,7 +1,7 @@
 """Every candidate of a scenario with its costs, its quality and the constraints it breaks."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -76,11 +76,14 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def adapters(scenario: Scenario, *, unbuildable: bool = False) -> Iterator[Adapter | Refusal]:
-    """Every method with its ranks and sets of targets, or why a method is left out."""
+def adapters(
+    scenario: Scenario, *, unbuildable: bool = False, promising: Callable[[Method], bool] = bool
+) -> Iterator[Adapter | Refusal]:
+    """Every promising method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
     selected: dict[tuple[str, ...], TargetSet] = {}
-    for name, found in _methods(pinned.method, unbuildable=unbuildable).items():
+    weighed = _methods(pinned.method, unbuildable=unbuildable)
+    for name, found in ((n, found) for n, found in weighed.items() if promising(found)):
         quality = method_quality(
             name, scenario.family, scenario.architecture.parameters, scenario.examples
         )

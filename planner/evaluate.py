@@ -17,7 +17,8 @@ from planner.cost.latency import (
 )
 from planner.cost.memory import Load, ServingMemory, serving_memory
 from planner.cut import Micro, best_micro, least_required_bytes, required
-from planner.quality import Quality
+from planner.method import Method
+from planner.quality import NOTHING, Quality
 from planner.resolve import Scenario
 from planner.runtime import RUNTIMES
 
@@ -93,19 +94,20 @@ def is_feasible(scenario: Scenario) -> bool:
     """Whether any candidate keeps every limit; ends with the first that does."""
     serve = cache(partial(measure, scenario))
 
-    def keeps(adapter: Adapter, form: Form) -> bool:
-        training = least_required_bytes(scenario, adapter, form.format)
-        return not _violations(scenario, training, serve(adapter.cost, form))
-
-    for adapter in adapters(scenario):
-        if isinstance(adapter, Refusal):
-            continue
-        # Where an adapter that costs nothing breaks a limit, every adapter does.
-        free = adapter if adapter.method.trains_base else adapter._replace(cost=FREE)
+    def keeps(adapter: Adapter) -> bool:
         for form in forms(scenario, adapter.method, adapter.rank):
-            if not isinstance(form, Refusal) and keeps(free, form) and keeps(adapter, form):
-                return True
-    return False
+            if not isinstance(form, Refusal):
+                training = least_required_bytes(scenario, adapter, form.format)
+                if not _violations(scenario, training, serve(adapter.cost, form)):
+                    return True
+        return False
+
+    def promising(found: Method) -> bool:
+        # Where an adapter that costs nothing breaks a limit, every adapter does.
+        return found.trains_base or keeps(Adapter(found, None, (), FREE, NOTHING))
+
+    found = adapters(scenario, promising=promising)
+    return any(not isinstance(each, Refusal) and keeps(each) for each in found)
 
 
 def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | Refusal]:
