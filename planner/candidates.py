@@ -77,7 +77,10 @@ class Refusal(NamedTuple):
 
 
 def adapters(
-    scenario: Scenario, *, unbuildable: bool = False, promising: Callable[[Method], bool] = bool
+    scenario: Scenario,
+    *,
+    unbuildable: bool = False,
+    promising: Callable[[Method], bool] = lambda _: True,
 ) -> Iterator[Adapter | Refusal]:
     """Every promising method with its ranks and sets of targets, or why a method is left out."""
     pinned = scenario.spec.pinned
