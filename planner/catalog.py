@@ -89,15 +89,19 @@ def model(choice: str | Mapping[str, object]) -> Model:
     if not isinstance(choice, str):
         return _from_config(str(choice.get("_name_or_path") or "config"), choice)
     if choice in names("models"):
-        config = cast(Json, entry("models", choice)["config"])
-        return _from_config(choice, config)
+        return _from_config(choice, config_of(choice))
     path = Path(choice)
     if path.exists() or choice.endswith(".json"):
         file = path / "config.json" if path.is_dir() else path
         return _from_config(file.resolve().parent.name, read_object(file))
     hubs = {entry("models", name)["hub_id"]: name for name in names("models")}
     name = str(hubs.get(choice, choice))
-    return _from_config(name, cast(Json, entry("models", name)["config"]))
+    return _from_config(name, config_of(name))
+
+
+def config_of(name: str) -> Json:
+    """The config of a model of the catalogue; raises UsageError with the nearest name."""
+    return cast(Json, entry("models", name)["config"])
 
 
 def _from_config(name: str, config: Mapping[str, object]) -> Model:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
+from planner import catalog
 from planner.errors import Relaxation, UsageError
 from planner.evaluate import Evaluated, Search, is_feasible, search
 from planner.resolve import GIB, Scenario, resolve
@@ -23,7 +24,7 @@ NOTHING = Relaxation("", {})
 def said(found: Sequence[Relaxation]) -> str:
     """The relaxations as one sentence."""
     if not found:
-        return "no change of one or two kinds makes it feasible; a smaller model might"
+        return "no change of one or two kinds makes it feasible; another model might"
     return f"feasible with {', or '.join(relaxation.text for relaxation in found)}"
 
 
@@ -104,6 +105,7 @@ def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Relaxation]]:
         yield _less_context(scenario)
     if any(refused.constraint == "runtime" for refused in weighed.refusals):
         yield _other_runtimes(scenario)
+    yield _smaller_models(scenario)
 
 
 def _unpinned(scenario: Scenario) -> list[Relaxation]:
@@ -182,6 +184,19 @@ def _other_runtimes(scenario: Scenario) -> list[Relaxation]:
         for name in RUNTIMES
         if name != mine
     ]
+
+
+def _smaller_models(scenario: Scenario) -> list[Relaxation]:
+    """Those of the catalogue of the same family, the largest first."""
+    mine = scenario.architecture
+    family = [
+        catalog.model(name)
+        for name in catalog.names("models")
+        if catalog.config_of(name).get("model_type") == mine.model_type
+    ]
+    smaller = [found for found in family if found.architecture.parameters < mine.parameters]
+    smaller.sort(key=lambda found: found.architecture.parameters, reverse=True)
+    return [Relaxation(f"the model {found.name}", {"model": found.name}) for found in smaller]
 
 
 def _slower(weighed: Search, constraint: str, key: str) -> list[Relaxation]:
