@@ -25,7 +25,7 @@ from compiler.request import Request
 from compiler.tokenizer import FILES as TEXTS
 from compiler.tokenizer import load as load_tokenizer
 from compiler.train import Job, Trained, report, train
-from compiler.training_graph import start, training_graph
+from compiler.training_graph import Start, start, training_graph
 from compiler.workspace import (
     Workspace,
     code_digest,
@@ -38,7 +38,7 @@ from compiler.workspace import (
 from planner.catalog import config_digest
 from planner.errors import DriftError, ParetuneError, UsageError
 from planner.method import Method, buildable_method
-from planner.plan import BUILT_TASKS, Candidate, digest
+from planner.plan import BUILT_TASKS, Candidate, Plan, digest
 
 SPARE_LABELS = 16
 """Rows of a shared classification head: tenants with up to as many labels can join later."""
@@ -232,8 +232,19 @@ def _train(
     )
     with report(dataset.tenant, quiet=request.quiet) as progress:
         trained = train(job, progress=progress)
+    path = workspace.adapter(dataset.tenant)
+    aside = path.with_suffix(".part")
+    adapters.save(_adapter(plan, begin, trained, dataset, base_digest), aside)
+    aside.replace(path)
+    return trained
+
+
+def _adapter(
+    plan: Plan, begin: Start, trained: Trained, dataset: Dataset, base_digest: str
+) -> adapters.Adapter:
+    """What was trained, with what it started from."""
     tensors = begin.tensors | dict(trained.tensors)
-    adapter = adapters.uniform(
+    return adapters.uniform(
         method=plan.candidate.method,
         rank=plan.candidate.rank,
         alpha=plan.candidate.alpha,
@@ -244,11 +255,6 @@ def _train(
         labels=dataset.labels,
         template=dataset.template,
     )
-    path = workspace.adapter(dataset.tenant)
-    aside = path.with_suffix(".part")
-    adapters.save(adapter, aside)
-    aside.replace(path)
-    return trained
 
 
 @contextmanager

@@ -85,18 +85,24 @@ def command(
             template=template,
         )
     if as_json:
-        described = [{"prompt": t, **asdict(r)} for t, r in zip(texts, results, strict=True)]
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "task": session.manifest.task,
-            "load_seconds": loaded - started,
-            "run_seconds": perf_counter() - loaded,
-            "results": described,
-        }
-        click.echo(json.dumps(document, indent=2))
+        click.echo(_document(session, texts, results, (loaded - started, perf_counter() - loaded)))
         return
     for each in results:
         click.echo(line(each) if len(results) == 1 else f"{each.tenant}: {line(each)}")
+
+
+def _document(
+    session: Session, texts: Sequence[str], results: Sequence[Result], seconds: tuple[float, float]
+) -> str:
+    described = [{"prompt": t, **asdict(r)} for t, r in zip(texts, results, strict=True)]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "task": session.manifest.task,
+        "load_seconds": seconds[0],
+        "run_seconds": seconds[1],
+        "results": described,
+    }
+    return json.dumps(document, indent=2)
 
 
 def pair(tenants: Sequence[str], prompts: Sequence[str]) -> tuple[list[str | None], list[str]]:
