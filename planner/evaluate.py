@@ -202,6 +202,7 @@ def load_of(scenario: Scenario) -> Load:
         causal=scenario.causal,
         cache_element_bytes=limits.cache_element_bytes,
         other_bytes=limits.other_bytes,
+        row_element_bytes=limits.row_element_bytes,
     )
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from planner.cost.memory import row_bytes
 from planner.cut import Micro
-from planner.evaluate import Evaluated, Search, Violation
+from planner.evaluate import Evaluated, Search, Violation, load_of
 from planner.method import Method
 from planner.pareto import Round, simplicity
 from planner.plan import Candidate
@@ -165,9 +166,10 @@ def _export(scenario: Scenario, chosen: Evaluated) -> str:
     tenants = many(scenario.tenants, "tenant")
     if chosen.form.export == "merged":
         return f"Because each of {tenants} is served from a model of its own, so export is merged"
+    row = row_bytes(chosen.adapter.cost, load_of(scenario))
     return (
         f"Because {tenants} can share one base, and a tenant adds "
-        f"{amount(chosen.adapter.cost.row_bytes)} to the bank, so the export is unmerged"
+        f"{amount(row)} to the bank, so the export is unmerged"
     )
 
 

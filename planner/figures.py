@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from planner.cost import rates
 from planner.cost.latency import TIME_BAND, cost_usd
-from planner.cost.memory import LIVE_BAND, STORED_BAND
+from planner.cost.memory import LIVE_BAND, STORED_BAND, row_bytes
 from planner.cost.reserved import reserved
 from planner.cut import Micro
-from planner.evaluate import Evaluated, tokens_per_second
+from planner.evaluate import Evaluated, load_of, tokens_per_second
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.resolve import Scenario
@@ -101,7 +101,9 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
     found |= _parts("serving", memory.parts())
     if chosen.form.export == "unmerged":
         found["serving.row_bytes"] = _exact(
-            cost.row_bytes, "derived", "parts of the update in the bank, 64-byte aligned"
+            row_bytes(cost, load_of(scenario)),
+            "derived",
+            "parts of the update in the bank, in the runtime's type",
         )
     found["storage.total_bytes"] = _bytes(
         serving.storage_bytes, STORED_BAND * serving.storage_bytes

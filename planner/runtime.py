@@ -9,7 +9,7 @@ class RuntimeLimits(NamedTuple):
     """Formats of the base, exports, whether only LoRA pairs load, and the largest pair's rank.
 
     `compute` is the arithmetic where the device has it. Widths are bytes: of one key or value in
-    the cache, of a weight that no format quantises.
+    the cache, of a weight that no format quantises, of a number in an adapter's row.
     """
 
     formats: tuple[str, ...]
@@ -20,6 +20,7 @@ class RuntimeLimits(NamedTuple):
     compute: str
     cache_element_bytes: int
     other_bytes: int
+    row_element_bytes: int
     source: str
 
 
@@ -33,6 +34,7 @@ RUNTIMES = {
         compute="fp32",
         cache_element_bytes=4,
         other_bytes=4,
+        row_element_bytes=4,
         source="this project's fused op and bank",
     ),
     "onnxruntime": RuntimeLimits(
@@ -44,6 +46,7 @@ RUNTIMES = {
         compute="fp32",
         cache_element_bytes=4,
         other_bytes=4,
+        row_element_bytes=4,
         source="onnxruntime without a custom op library",
     ),
     "onnxruntime-genai": RuntimeLimits(
@@ -55,6 +58,7 @@ RUNTIMES = {
         compute="fp32",
         cache_element_bytes=4,
         other_bytes=4,
+        row_element_bytes=4,
         source="ONNX Runtime generate() API: LoRA adapters, one active per generator "
         "(onnxruntime.ai/docs/genai/tutorials/finetune.html)",
     ),
@@ -67,6 +71,7 @@ RUNTIMES = {
         compute="bf16",
         cache_element_bytes=2,
         other_bytes=2,
+        row_element_bytes=2,
         source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849)",
     ),
     "lorax": RuntimeLimits(
@@ -78,6 +83,7 @@ RUNTIMES = {
         compute="bf16",
         cache_element_bytes=2,
         other_bytes=2,
+        row_element_bytes=2,
         source="LoRAX documentation: LoRA adapters",
     ),
     "llama.cpp": RuntimeLimits(
@@ -89,6 +95,7 @@ RUNTIMES = {
         compute="bf16",
         cache_element_bytes=2,
         other_bytes=2,
+        row_element_bytes=2,
         source="llama.cpp: GGUF adapters hold lora_a and lora_b only",
     ),
 }

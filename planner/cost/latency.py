@@ -17,7 +17,14 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import larger, remembered, where
-from planner.cost.memory import BITS_PER_WEIGHT, COMPUTE_BYTES, Load, cache_bytes, weights_bytes
+from planner.cost.memory import (
+    BITS_PER_WEIGHT,
+    COMPUTE_BYTES,
+    Load,
+    cache_bytes,
+    row_bytes,
+    weights_bytes,
+)
 from planner.cost.rates import reached
 from planner.spec import Hardware
 
@@ -57,7 +64,6 @@ class Engine(NamedTuple):
     dequantise_kernels   for its 4-bit weights, where they are not dequantised within the product
     waits                the host needs a step's tokens before it launches the next
     activation_share     of the traffic that an eager block has beside its products
-    element_bytes        of an adapter's row in the bank
     mixes                tenants share one batch; else each tenant's step reads the base again
     """
 
@@ -67,7 +73,6 @@ class Engine(NamedTuple):
     dequantise_kernels: float
     waits: bool
     activation_share: float
-    element_bytes: int
     mixes: bool = True
 
     def host_seconds(self, *, adapted: bool, quantised: bool) -> float:
@@ -76,15 +81,13 @@ class Engine(NamedTuple):
         return self.seconds_per_kernel * (kernels + (self.dequantise_kernels if quantised else 0.0))
 
 
-FUSED = Engine(2.2e-5, 18.5, 0, 0, waits=True, activation_share=0.3, element_bytes=4)
+FUSED = Engine(2.2e-5, 18.5, 0, 0, waits=True, activation_share=0.3)
 """ONNX Runtime, with adapter and 4-bit weights within this project's op: nodes of a block, counted;
 seconds of two cores to start and join one, of SmolLM2-135M in nf4 at 36 tokens a second, measured.
 """
-CAPTURED = Engine(2e-6, 20, 8, 28, waits=True, activation_share=0.3, element_bytes=2)
+CAPTURED = Engine(2e-6, 20, 8, 28, waits=True, activation_share=0.3)
 """Graphs of kernels launched as one, 4-bit bases dequantised apart; times assumed."""
-EAGER = Engine(
-    KERNEL_SECONDS, EAGER_KERNELS, 8, 28, waits=False, activation_share=1.0, element_bytes=2
-)
+EAGER = Engine(KERNEL_SECONDS, EAGER_KERNELS, 8, 28, waits=False, activation_share=1.0)
 """PyTorch, operation by operation."""
 EAGER_SERVER = EAGER._replace(block_kernels=20, waits=True, activation_share=0.3)
 """The same with fused norms and activations, under a scheduler that waits for each step."""
@@ -146,7 +149,7 @@ def first_token(shape: Architecture, adapter: AdapterCost, served: Served, load:
     """One prompt of one tenant, and its first token or its label."""
     tokens = load.prompt_tokens + adapter.input_tokens
     work = _prompt(shape, served, load, tokens)
-    carried = _carried(adapter, served)
+    carried = _carried(adapter, served, load)
     return work._replace(
         adapter_flops=_adapter_flops(adapter, served, tokens),
         traffic_bytes=work.traffic_bytes + carried,
@@ -160,7 +163,7 @@ def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: L
     work = _decoding(shape, served, load, adapter.input_tokens + adapter.cache_tokens)
     return work._replace(
         adapter_flops=_adapter_flops(adapter, served, rows),
-        traffic_bytes=work.traffic_bytes + rows * _carried(adapter, served),
+        traffic_bytes=work.traffic_bytes + rows * _carried(adapter, served, load),
     )
 
 
@@ -336,8 +339,6 @@ def _adapter_flops(adapter: AdapterCost, served: Served, tokens: float) -> float
     return 2.0 * tokens * adapter.served_multiplications if served.export == "unmerged" else 0.0
 
 
-def _carried(adapter: AdapterCost, served: Served) -> float:
-    """Bytes of a tenant's row in the engine's type; the bank's own is fp32."""
-    if served.export != "unmerged":
-        return 0.0
-    return adapter.row_bytes * served.engine.element_bytes / 4
+def _carried(adapter: AdapterCost, served: Served, load: Load) -> float:
+    """Bytes of a tenant's row that a sequence gathers."""
+    return row_bytes(adapter, load) if served.export == "unmerged" else 0.0

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
+from planner.cost.trace import FLOAT_BYTES
 from planner.cost.training import LIVE_BAND, STORED_BAND, Step, TrainingMemory, training_memory
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, weights_bytes
 
@@ -17,6 +18,7 @@ __all__ = [
     "Step",
     "TrainingMemory",
     "cache_bytes",
+    "row_bytes",
     "serving_memory",
     "training_memory",
     "weights_bytes",
@@ -52,6 +54,7 @@ class Load(NamedTuple):
     causal: bool
     cache_element_bytes: int
     other_bytes: int
+    row_element_bytes: int
 
 
 def serving_memory(
@@ -59,7 +62,7 @@ def serving_memory(
 ) -> ServingMemory:
     """One base and a bank with a row per active tenant, or one merged model per active tenant."""
     weights = weights_bytes(shape, format_, load.other_bytes)
-    bank: float = load.sequences * adapter.row_bytes + adapter.shared_bytes
+    bank: float = load.sequences * row_bytes(adapter, load) + _held(adapter.shared_bytes, load)
     if export == "merged":
         weights, bank = weights * load.sequences, 0.0
     return ServingMemory(
@@ -68,6 +71,16 @@ def serving_memory(
         cache_bytes=load.sequences * cache_bytes(shape, load),
         workspace_bytes=_pass_bytes(shape, load),
     )
+
+
+def row_bytes(adapter: AdapterCost, load: Load) -> float:
+    """Of one tenant in the bank, in the runtime's type."""
+    return _held(adapter.row_bytes, load)
+
+
+def _held(single_bytes: float, load: Load) -> float:
+    """What numbers that take so many bytes in fp32 take in a bank of the runtime."""
+    return single_bytes * load.row_element_bytes // FLOAT_BYTES
 
 
 def cache_bytes(shape: Architecture, load: Load) -> float:

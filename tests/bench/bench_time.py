@@ -54,6 +54,7 @@ LOAD = Load(
     causal=True,
     cache_element_bytes=2,
     other_bytes=2,
+    row_element_bytes=2,
 )
 S_LORA_TARGETS = ("attention.query", "attention.key", "attention.value", "attention.output")
 SERVING_BAR, TRAINING_BAR = 0.25, 0.25

@@ -8,6 +8,7 @@ from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.cost.memory import Load, serving_memory
 from planner.cost.trace import ShapeTensor, linear_cost
+from planner.estimation import Case, estimate
 from planner.method import Method, Target, method, target_dimensions
 
 TINY = {
@@ -89,6 +90,7 @@ LOAD = Load(
     causal=True,
     cache_element_bytes=4,
     other_bytes=4,
+    row_element_bytes=4,
 )
 
 
@@ -110,3 +112,19 @@ def test_vera_tenants_share_their_pair() -> None:
     assert vera.shared_bytes == 4 * 64 * (128 + 128)
     assert vera.row_bytes < lora.row_bytes / 4
     assert vera.stored_bytes == 4 * vera.trainable_parameters
+
+
+def served(runtime: str, **named: object) -> dict[str, float]:
+    """Bytes of serving Llama-3.1-8B, rank 16 on all linears, by part."""
+    case = {"model": "llama-3.1-8b", "tenants": 8, "runtime": runtime, **named}
+    found = estimate(Case.model_validate(case)).figures
+    parts = {key: found[key].value or 0.0 for key in found if key.startswith("serving.")}
+    return {key.rpartition(".")[2]: value for key, value in parts.items()}
+
+
+@pytest.mark.parametrize(("runtime", "element"), [("paretune", 4), ("vllm", 2), ("llama.cpp", 2)])
+def test_a_bank_has_the_runtime_s_type(runtime: str, element: int) -> None:
+    """41.9 million numbers and a directory, of eight tenants."""
+    found = served(runtime)
+    assert found["bank_bytes"] == 8 * found["row_bytes"]
+    assert found["row_bytes"] == pytest.approx(element * 41_943_040, rel=1e-3)

@@ -40,6 +40,7 @@ LOAD = Load(
     causal=True,
     cache_element_bytes=2,
     other_bytes=2,
+    row_element_bytes=4,
 )
 MEASURED = Hardware(
     kind="gpu",
