@@ -203,6 +203,8 @@ def load_of(scenario: Scenario) -> Load:
         cache_element_bytes=limits.cache_element_bytes,
         other_bytes=limits.other_bytes,
         row_element_bytes=limits.row_element_bytes,
+        logits=limits.logits,
+        writes_scores=scenario.serving.kind in limits.writes_scores,
     )
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
+from planner.cost.elementwise import larger
 from planner.cost.trace import FLOAT_BYTES
 from planner.cost.training import LIVE_BAND, STORED_BAND, Step, TrainingMemory, training_memory
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, weights_bytes
@@ -46,7 +47,12 @@ class ServingMemory(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What is served: sequences in one batch, their context, and the widths of the runtime."""
+    """What is served: sequences in one batch, their context, and how the runtime does it.
+
+    Widths are bytes of a key or value, of a number that no format quantises and that flows between
+    the products, and of a number in an adapter's row. A prompt's `logits` are those of its "last"
+    token or of "all"; `writes_scores` says that attention writes all of a layer's.
+    """
 
     sequences: int
     context_length: int
@@ -55,6 +61,8 @@ class Load(NamedTuple):
     cache_element_bytes: int
     other_bytes: int
     row_element_bytes: int
+    logits: str = "last"
+    writes_scores: bool = False
 
 
 def serving_memory(
@@ -69,7 +77,7 @@ def serving_memory(
         weights_bytes=weights,
         bank_bytes=bank,
         cache_bytes=load.sequences * cache_bytes(shape, load),
-        workspace_bytes=_pass_bytes(shape, load),
+        workspace_bytes=_workspace_bytes(shape, load),
     )
 
 
@@ -91,8 +99,24 @@ def cache_bytes(shape: Architecture, load: Load) -> float:
     return load.context_length * per_token * load.cache_element_bytes
 
 
-def _pass_bytes(shape: Architecture, load: Load) -> float:
-    """Live at once in the widest block of a prompt pass, fp32; one prompt is read at a time."""
-    width = 4 * shape.hidden + 3 * shape.intermediate
-    logits = shape.vocab if load.causal else 0
-    return 4.0 * load.prompt_tokens * (width + logits)
+def _workspace_bytes(shape: Architecture, load: Load) -> float:
+    """Live at once in the larger of a prompt, which is read alone, and a decoding step."""
+    prompt = load.prompt_tokens
+    if not load.causal:
+        return _pass_bytes(shape, load, prompt, prompt, 0)
+    answered = prompt if load.logits == "all" else 1
+    return larger(
+        _pass_bytes(shape, load, prompt, prompt, answered),
+        _pass_bytes(shape, load, load.sequences, load.context_length, load.sequences),
+    )
+
+
+def _pass_bytes(
+    shape: Architecture, load: Load, tokens: float, context: float, answered: float
+) -> float:
+    """In the widest block, and the fp32 scores and logits of `answered` tokens."""
+    width = 4 * shape.hidden + 3 * shape.active_intermediate
+    scores = shape.heads * context if load.writes_scores else 0
+    return tokens * (load.other_bytes * width + FLOAT_BYTES * scores) + (
+        FLOAT_BYTES * answered * shape.vocab
+    )

@@ -102,7 +102,7 @@ def test_serving_memory_by_hand() -> None:
     assert adapter.row_bytes == 4 * adapter.trainable_parameters + directory
     assert unmerged.bank_bytes == 3 * adapter.row_bytes
     assert unmerged.cache_bytes == 3 * 16 * (2 * 2 * 2 * 16) * 4
-    assert unmerged.workspace_bytes == 4 * 8 * (4 * 64 + 3 * 128 + 256)
+    assert unmerged.workspace_bytes == 4 * (8 * (4 * 64 + 3 * 128) + 256)
     merged = serving_memory(SHAPE, adapter, "fp32", "merged", LOAD)
     assert (merged.weights_bytes, merged.bank_bytes) == (3 * 4 * SHAPE.parameters, 0)
 
@@ -128,3 +128,32 @@ def test_a_bank_has_the_runtime_s_type(runtime: str, element: int) -> None:
     found = served(runtime)
     assert found["bank_bytes"] == 8 * found["row_bytes"]
     assert found["row_bytes"] == pytest.approx(element * 41_943_040, rel=1e-3)
+
+
+def test_a_prompt_s_workspace_by_hand() -> None:
+    """Logits of the last token, and the scores of a layer where its attention writes them."""
+
+    def workspace(load: Load) -> float:
+        return serving_memory(SHAPE, cost_of(method("lora"), 4), "fp32", "merged", load)[-1]
+
+    block = 4 * 64 + 3 * 128
+    assert workspace(LOAD) == 4 * (8 * block + 256)
+    assert workspace(LOAD._replace(other_bytes=2)) == 2 * 8 * block + 4 * 256
+    assert workspace(LOAD._replace(logits="all")) == 4 * 8 * (block + 256)
+    assert workspace(LOAD._replace(writes_scores=True)) == 4 * (8 * block + 4 * 8 * 8 + 256)
+    # Two sequences more than the prompt has tokens make the decoding step the larger.
+    assert workspace(LOAD._replace(sequences=10)) == 4 * 10 * (block + 256)
+    assert workspace(LOAD._replace(causal=False)) == 4 * 8 * block
+
+
+@pytest.mark.parametrize(
+    ("runtime", "gib"), [("paretune", 3.63), ("vllm", 1.82), ("onnxruntime-genai", 11.45)]
+)
+def test_only_a_graph_with_all_logits_holds_those_of_a_long_prompt(
+    runtime: str, gib: float
+) -> None:
+    """16,384 tokens of a vocabulary of 128,256 are 7.8 GiB of logits."""
+    wide = {"context_length": 16384, "prompt_tokens": 16384, "hardware": "a100-80gb"}
+    format_ = "fp32" if runtime == "onnxruntime-genai" else "bf16"
+    found = served(runtime, format=format_, tenants=1, **wide)
+    assert found["workspace_bytes"] / 2**30 == pytest.approx(gib, rel=0.01)
