@@ -23,9 +23,9 @@ from planner.cost.memory import (
     Load,
     cache_bytes,
     row_bytes,
-    weights_bytes,
 )
 from planner.cost.rates import reached
+from planner.cost.stacks import Stack, reading, writing
 from planner.spec import Hardware
 
 TIME_BAND = 0.4
@@ -113,6 +113,16 @@ class Work(NamedTuple):
     host_seconds: float = 0.0
     waits: bool = True
 
+    def then(self, other: "Work") -> "Work":
+        """Both, one after the other, of one engine."""
+        return self._replace(
+            flops=self.flops + other.flops,
+            bytes_moved=self.bytes_moved + other.bytes_moved,
+            fast_flops=self.fast_flops + other.fast_flops,
+            traffic_bytes=self.traffic_bytes + other.traffic_bytes,
+            host_seconds=self.host_seconds + other.host_seconds,
+        )
+
     def seconds(self, device: Hardware, compute: str) -> float | None:
         """None where the device's figures are unknown."""
         rates = reached(device, compute)
@@ -150,8 +160,11 @@ def first_token(shape: Architecture, adapter: AdapterCost, served: Served, load:
     tokens = load.prompt_tokens + adapter.input_tokens
     work = _prompt(shape, served, load, tokens)
     carried = _carried(adapter, served, load)
+    adapted = tokens * reading(shape).share
+    if shape.kind == "encoder_decoder":
+        adapted = adapted + writing(shape).share
     return work._replace(
-        adapter_flops=_adapter_flops(adapter, served, tokens),
+        adapter_flops=_adapter_flops(adapter, served, adapted),
         traffic_bytes=work.traffic_bytes + carried,
         link_bytes=served.miss_rate * carried,
     )
@@ -161,27 +174,32 @@ def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: L
     """One decoding step of all active tenants in one batch, at half the context."""
     rows = load.sequences
     work = _decoding(shape, served, load, adapter.input_tokens + adapter.cache_tokens)
+    adapted = rows * writing(shape).share
     return work._replace(
-        adapter_flops=_adapter_flops(adapter, served, rows),
-        traffic_bytes=work.traffic_bytes + rows * _carried(adapter, served, load),
+        adapter_flops=_adapter_flops(adapter, served, adapted),
+        traffic_bytes=work.traffic_bytes + adapted * _carried(adapter, served, load),
     )
 
 
 @remembered
 def _prompt(shape: Architecture, served: Served, load: Load, tokens: int) -> Work:
-    """Of a prompt, whatever is adapted."""
-    scores = 4.0 * shape.layers * tokens * tokens * shape.heads * shape.head_dim
+    """Of a prompt, whatever is adapted; an encoder-decoder's first token is another pass."""
+    stack = reading(shape)
+    scores = 4.0 * stack.blocks * tokens * tokens * shape.heads * shape.head_dim
     head = 2.0 * shape.vocab * shape.hidden if load.causal else 0.0
-    work = _pass(shape, served, load, tokens)
-    return work._replace(flops=work.flops + scores + head)
+    work = _pass(shape, stack, served, load, tokens)
+    if shape.kind == "encoder_decoder":
+        work = work.then(_pass(shape, writing(shape), served, load, 1))
+    kept = _unformatted_bytes(shape, load)
+    return work._replace(flops=work.flops + scores + head, bytes_moved=work.bytes_moved + kept)
 
 
 @remembered
 def _decoding(shape: Architecture, served: Served, load: Load, learned_tokens: int) -> Work:
     """Of a decoding step, whatever is adapted; every sequence starts with the learned tokens."""
     rows = load.sequences
-    work = _pass(shape, served, load, rows)
-    streamed = work.bytes_moved
+    work = _pass(shape, writing(shape), served, load, rows)
+    streamed = work.bytes_moved + _unformatted_bytes(shape, load)
     if not shape.tied:
         # The embedding is looked up, not streamed.
         streamed = streamed - shape.vocab * shape.hidden * load.other_bytes
@@ -189,6 +207,9 @@ def _decoding(shape: Architecture, served: Served, load: Load, learned_tokens: i
         # Each tenant has its own weights, or its own batch, so nothing is shared.
         streamed = streamed * rows
     context = load.context_length / 2 + learned_tokens
+    if shape.kind == "encoder_decoder":
+        # All of what was read, and half of what will be written.
+        context += load.prompt_tokens / 2
     cached = cache_bytes(shape, load) * context / load.context_length
     return work._replace(
         flops=work.flops + rows * 2.0 * shape.vocab * shape.hidden,
@@ -243,12 +264,15 @@ def training_step(
     length = where(sequence_length > 0, sequence_length, 1.0)
     added = where(sequence_length > 0, adapter.input_tokens, 0.0)
     all_tokens = tokens * adapter.forward_passes * (1.0 + added / length)
-    base = 2.0 * (_multiplied(shape) + shape.vocab * shape.hidden)
-    scores = 2.0 * shape.layers * sequence_length * shape.heads * shape.head_dim
+    base = 2.0 * (shape.active_linear_parameters + shape.vocab * shape.hidden)
+    scores = sequence_length * _score_flops(shape)
     own_passes = 2.0 * (3.0 + recomputes)
     own = tokens * adapter.multiplications + micro_batches * adapter.pass_multiplications
     walks = 1.0 + BACKWARD_TRAFFIC + recomputes
-    moved = walks * _activation_bytes(shape, element) + LOGIT_TRAFFIC_BYTES * shape.vocab
+    moved = (
+        walks * _blocks(shape) * _activation_bytes(shape, element)
+        + LOGIT_TRAFFIC_BYTES * shape.vocab
+    )
     kept = SAVED_TRAFFIC_BYTES * (
         tokens * adapter.saved_elements + micro_batches * adapter.pass_elements
     )
@@ -276,46 +300,57 @@ def cost_usd(seconds: float | None, device: Hardware) -> float | None:
     return seconds / 3600.0 * device.price_per_hour_usd
 
 
-def _pass(shape: Architecture, served: Served, load: Load, tokens: float) -> Work:
+def _pass(shape: Architecture, stack: Stack, served: Served, load: Load, tokens: float) -> Work:
     """What one forward pass over `tokens` has in common, as prompt or as batch."""
     unmerged = served.export == "unmerged"
     engine, fast = served.engine, served.precision == "fast"
     quantised = served.format == "nf4"
-    products = 2.0 * tokens * _multiplied(shape)
-    traffic = tokens * engine.activation_share * _activation_bytes(shape, load.other_bytes)
+    products = 2.0 * tokens * stack.active
+    element = load.other_bytes
+    traffic = tokens * engine.activation_share * stack.blocks * _activation_bytes(shape, element)
     if quantised and engine.dequantise_kernels:
         # Written in the arithmetic's type, and read again by the product.
-        traffic = traffic + shape.linear_parameters * 2.0 * load.other_bytes
+        traffic = traffic + stack.linears * 2.0 * element
     return Work(
         flops=(0.0 if fast else products)
-        + (DEQUANTISE_FLOPS * shape.linear_parameters if quantised else 0.0),
-        bytes_moved=weights_bytes(shape, served.format, load.other_bytes)
+        + (DEQUANTISE_FLOPS * stack.linears if quantised else 0.0),
+        bytes_moved=stack.linears * BITS_PER_WEIGHT[served.format] / 8
         - _untouched_bytes(shape, served.format, tokens),
         fast_flops=products if fast else 0.0,
         traffic_bytes=traffic,
-        host_seconds=_blocks(shape) * engine.host_seconds(adapted=unmerged, quantised=quantised),
+        host_seconds=stack.blocks * engine.host_seconds(adapted=unmerged, quantised=quantised),
         waits=engine.waits,
     )
 
 
-def _multiplied(shape: Architecture) -> int:
-    """Weights that a token passes."""
-    return shape.active_linear_parameters
+def _unformatted_bytes(shape: Architecture, load: Load) -> float:
+    """Of embeddings, head, norms and biases."""
+    return (shape.parameters - shape.linear_parameters) * load.other_bytes
 
 
 def _blocks(shape: Architecture) -> int:
     return shape.layers + shape.encoder_layers
 
 
+def _score_flops(shape: Architecture) -> float:
+    """Of a token's attention to each of its sequence's; a causal one sees half of them, and a
+    decoder sees all that its encoder read.
+    """
+    causal = 0 if shape.kind == "encoder" else shape.layers
+    crossed = shape.layers if shape.kind == "encoder_decoder" else 0
+    whole = shape.encoder_layers + crossed + (shape.layers - causal)
+    return (2.0 * causal + 4.0 * whole) * shape.heads * shape.head_dim
+
+
 def _activation_bytes(shape: Architecture, element: int) -> float:
-    """Read and written per token by the operations of all blocks beside the products, forward."""
+    """Read and written per token by the operations of a block beside the products, forward."""
     rotated = (shape.heads + shape.kv_heads) * shape.head_dim
     if shape.position != "rotary":
         rotated = 0
     passes = GATED_PASSES if shape.gated else UNGATED_PASSES
     elements = RESIDUAL_PASSES * shape.hidden + ROTATION_PASSES * rotated
     elements += passes * shape.active_intermediate
-    return _blocks(shape) * (2 * NORM_BYTES * shape.hidden + elements * element)
+    return 2 * NORM_BYTES * shape.hidden + elements * element
 
 
 def _converted_bytes(shape: Architecture, format_: str, compute: str) -> float:

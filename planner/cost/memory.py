@@ -92,7 +92,9 @@ def _held(single_bytes: float, load: Load) -> float:
 
 
 def cache_bytes(shape: Architecture, load: Load) -> float:
-    """Keys and values of one sequence at full context."""
+    """Keys and values of one sequence at full context; an encoder-decoder's of what it read are its
+    cross-attention's, those of what it wrote its own.
+    """
     if not load.causal:
         return 0.0
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
@@ -104,7 +106,8 @@ def _workspace_bytes(shape: Architecture, load: Load) -> float:
     prompt = load.prompt_tokens
     if not load.causal:
         return _pass_bytes(shape, load, prompt, prompt, 0)
-    answered = prompt if load.logits == "all" else 1
+    # A decoder with an encoder starts with one token of its own.
+    answered = prompt if load.logits == "all" and shape.kind == "decoder" else 1
     return larger(
         _pass_bytes(shape, load, prompt, prompt, answered),
         _pass_bytes(shape, load, load.sequences, load.context_length, load.sequences),

@@ -157,3 +157,9 @@ def test_only_a_graph_with_all_logits_holds_those_of_a_long_prompt(
     format_ = "fp32" if runtime == "onnxruntime-genai" else "bf16"
     found = served(runtime, format=format_, tenants=1, **wide)
     assert found["workspace_bytes"] / 2**30 == pytest.approx(gib, rel=0.01)
+
+
+def test_an_encoder_decoder_keeps_what_it_read_for_its_cross_attention() -> None:
+    """2,048 tokens of context: of 24 layers, keys and values of what was read or was written."""
+    found = served("paretune", model="flan-t5-xl", tenants=1, context_length=2048)
+    assert found["cache_bytes"] == 2048 * 24 * 2 * 2048 * 4

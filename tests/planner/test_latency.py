@@ -199,6 +199,45 @@ def test_experts_that_no_token_reaches_are_not_streamed() -> None:
     assert many.bytes_moved - one.bytes_moved == pytest.approx(2 * shape.idle_parameters)
 
 
+def test_an_encoder_reads_once_and_a_decoder_writes() -> None:
+    """Flan-T5-XL: 24 blocks of attention and a gated MLP read; 24 with two attentions write."""
+    shape = catalog.model("flan-t5-xl").architecture
+    width, inner, layers = 2048, 5120, 24
+    attention, mlp = 4 * width * width, 3 * width * inner
+    encoder, decoder = layers * (attention + mlp), layers * (2 * attention + mlp)
+    crossed = layers * 2 * width * width
+    assert shape.linear_parameters == encoder + decoder
+    none = AdapterCost(0, 0, 0, 0, 0, 0)
+    served = UNMERGED._replace(export="merged")
+    head = 2 * shape.vocab * width
+    prompt = first_token(shape, none, served, LOAD)
+    scores = 4 * layers * 1024 * 1024 * width
+    read = 2 * 1024 * (encoder + crossed)
+    assert prompt.flops == pytest.approx(read + 2 * (decoder - crossed) + scores + head)
+    assert prompt.bytes_moved == 2 * shape.parameters
+    step = per_token(shape, none, served, LOAD)
+    assert step.flops == pytest.approx(2 * (decoder - crossed) + head)
+    other = shape.parameters - shape.linear_parameters - shape.vocab * width
+    assert step.bytes_moved == 2 * (decoder - crossed + other)
+    assert prompt.host_seconds == 2 * step.host_seconds
+    # Keys and values of 1,024 tokens that were read and 512 that were written.
+    cached = 1536 * 2 * layers * width * 2
+    block = 2 * 30 * width + (6 * width + 5 * inner) * 2
+    assert step.traffic_bytes == pytest.approx(cached + 0.3 * layers * block)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [("llama-3.1-8b", 32 * 0.5), ("bert-base", 12), ("flan-t5-xl", 24 + 24 * 0.5 + 24)],
+)
+def test_a_token_attends_to_all_of_an_encoder_and_half_of_a_decoder(name: str, seen: float) -> None:
+    shape = catalog.model(name).architecture
+    none = AdapterCost(0, 0, 0, 0, 0, 0)
+    short, long = (training_step(shape, none, 1, 2.0, sequence_length=n) for n in (100, 300))
+    width = shape.heads * shape.head_dim
+    assert long.flops - short.flops == pytest.approx(2 * 200 * 4 * width * seen)
+
+
 def test_published_times_are_near() -> None:
     """S-LoRA's serving, LitGPT's decoding, PEFT's training: the script fails beyond its bars."""
     script = Path(__file__).parents[1] / "bench" / "bench_time.py"
