@@ -10,6 +10,7 @@ from planner.pareto import Round, simplicity
 from planner.plan import Candidate
 from planner.quality import BITS_PER_PARAMETER, LABEL_FAMILIES, TIE_POINTS
 from planner.resolve import Scenario
+from planner.runtime import untried
 from planner.units import amount, gib, many, points, seconds, signed
 
 OTHER_BASES = ("nf4", "bf16", "fp32")
@@ -33,6 +34,10 @@ def reasons(
     yield _step(scenario, micro, candidate)
     yield _learning_rate(scenario, chosen, candidate)
     yield _export(scenario, chosen)
+    new = untried(scenario.spec.serving.runtime, scenario.serving.kind)
+    if new is not None:
+        device = scenario.serving.kind.upper()
+        yield f"Because {new}, its memory and latency on a {device} are assumed"
 
 
 def _assumptions(scenario: Scenario) -> str:

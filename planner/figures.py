@@ -11,6 +11,7 @@ from planner.evaluate import Evaluated, load_of, tokens_per_second
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.resolve import Scenario
+from planner.runtime import untried
 from planner.spec import Hardware
 
 if TYPE_CHECKING:
@@ -108,12 +109,12 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
     found["storage.total_bytes"] = _bytes(
         serving.storage_bytes, STORED_BAND * serving.storage_bytes
     )
-    found["latency.first_token_seconds"] = _seconds(serving.first_token_seconds, scenario.serving)
+    found["latency.first_token_seconds"] = _served_seconds(serving.first_token_seconds, scenario)
     if scenario.causal:
         rate = tokens_per_second(scenario, cost, chosen.form)
-        found["latency.per_token_seconds"] = _seconds(serving.per_token_seconds, scenario.serving)
-        found["latency.tokens_per_second"] = _seconds(rate, scenario.serving)
-        million = _seconds(None if rate is None else 1e6 / rate, scenario.serving)
+        found["latency.per_token_seconds"] = _served_seconds(serving.per_token_seconds, scenario)
+        found["latency.tokens_per_second"] = _served_seconds(rate, scenario)
+        million = _served_seconds(None if rate is None else 1e6 / rate, scenario)
         price = cost_usd(million.value, scenario.serving)
         found["serving.usd_per_million_tokens"] = _money(price, million)
     return found
@@ -160,6 +161,15 @@ def _seconds(value: float | None, device: Hardware) -> Figure:
         low=value * (1 - TIME_BAND),
         high=value * (1 + TIME_BAND),
     )
+
+
+def _served_seconds(value: float | None, scenario: Scenario) -> Figure:
+    """Assumed where the runtime has never run on such a device."""
+    found = _seconds(value, scenario.serving)
+    new = untried(scenario.spec.serving.runtime, scenario.serving.kind)
+    if new is None or value is None:
+        return found
+    return found.model_copy(update={"evidence": "assumed", "source": f"{found.source}; {new}"})
 
 
 def _money(price: float | None, time: Figure) -> Figure:

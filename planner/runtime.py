@@ -11,7 +11,7 @@ class RuntimeLimits(NamedTuple):
     `compute` is the arithmetic where the device has it. Widths are bytes: of one key or value in
     the cache, of a weight that no format quantises, of a number in an adapter's row.
     `logits` says of which tokens of a prompt it has them, "last" or "all"; `writes_scores` on which
-    devices attention writes the scores of a whole layer.
+    devices attention writes the scores of a whole layer; `ran_on` on which its kernels have run.
     """
 
     formats: tuple[str, ...]
@@ -26,6 +26,7 @@ class RuntimeLimits(NamedTuple):
     source: str
     logits: str = "last"
     writes_scores: tuple[str, ...] = ()
+    ran_on: tuple[str, ...] = ("cpu", "gpu")
 
 
 SCORES_OF_ONNXRUNTIME = ("cpu",)
@@ -45,6 +46,7 @@ RUNTIMES = {
         row_element_bytes=4,
         source="this project's fused op and bank; while it writes, the graph's input keep is 1",
         writes_scores=SCORES_OF_ONNXRUNTIME,
+        ran_on=("cpu",),
     ),
     "onnxruntime": RuntimeLimits(
         formats=("fp32",),
@@ -112,6 +114,14 @@ RUNTIMES = {
         source="llama.cpp: GGUF adapters hold lora_a and lora_b only",
     ),
 }
+
+
+def untried(runtime: str, kind: str) -> str | None:
+    """That the runtime has never run on a device of that kind, or None where it has."""
+    ran_on = RUNTIMES[runtime].ran_on
+    if kind in ran_on:
+        return None
+    return f"the runtime {runtime} has run on {' and '.join(d.upper() for d in ran_on)}s only"
 
 
 def refusal(runtime: str, method: Method, rank: int | None, export: str) -> str | None:

@@ -29,8 +29,9 @@ from planner.cost.latency import (
 )
 from planner.cost.memory import Load
 from planner.method import Target, method
+from planner.recommendation import recommend
 from planner.runtime import RUNTIMES
-from planner.spec import Hardware
+from planner.spec import Hardware, Spec
 
 SHAPE = catalog.model("llama-3.1-8b").architecture
 LOAD = Load(
@@ -268,3 +269,27 @@ def test_columns_give_what_numbers_give() -> None:
         )
         assert together is not None
         assert together[i] == pytest.approx(seconds(alone))
+
+
+def test_a_runtime_is_assumed_on_devices_that_it_has_not_run_on() -> None:
+    """The op has kernels for CPUs alone; a plan for a GPU says so, with figures that do."""
+    spec = {
+        "model": "smollm2-135m",
+        "task": "causal_lm",
+        "vram_gib": 16,
+        "training": {"hardware": "a100-80gb"},
+        "pinned": {"method": "lora", "rank": 8, "format": "bf16"},
+    }
+    said = "the runtime paretune has run on CPUs only"
+    measured = MEASURED.model_dump(mode="json")
+    for serving, assumed in (
+        ({"hardware": measured}, True),
+        ({"hardware": measured, "runtime": "vllm"}, False),
+        ({"hardware": "cpu-2core"}, False),
+    ):
+        plan = recommend(Spec.model_validate(spec | {"serving": serving}))
+        assert any(said in reason for reason in plan.reasons) == assumed
+        for key in ("latency.per_token_seconds", "serving.usd_per_million_tokens"):
+            figure = plan.figures[key]
+            assert not assumed or figure.evidence == "assumed"
+        assert (said in plan.figures["latency.per_token_seconds"].source) == assumed
