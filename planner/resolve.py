@@ -11,6 +11,9 @@ from planner.quality import data_bits
 from planner.spec import Family, Hardware, Spec, Task
 
 GIB = 2**30
+GB = 10**9
+ROUNDED = 1.02
+"""A device is sold by its GiB or its GB, rounded: an L4 of 22.49 GiB or 24.15 GB as 24."""
 DEFAULT_EXAMPLES = 5000
 DEFAULT_LABELS = 2
 DEFAULT_CONTEXT = 2048
@@ -87,7 +90,7 @@ def resolve(spec: Spec) -> Scenario:
     _check_pinned(spec)
     notes: list[str] = []
     training, serving = _hardware(spec, notes)
-    budget = spec.serving.memory_gib or serving.memory_gib
+    budget = min(spec.serving.memory_gib or serving.memory_gib, serving.memory_gib)
     mean = _mean_tokens(spec, shape)
     length = _sequence_length(spec, shape, mean)
     context = _context(spec, shape)
@@ -100,7 +103,7 @@ def resolve(spec: Spec) -> Scenario:
         family=spec.family or DEFAULT_FAMILY[spec.task],
         training=training,
         serving=serving,
-        training_budget_bytes=spec.vram_gib * GIB,
+        training_budget_bytes=min(spec.vram_gib, training.memory_gib) * GIB,
         serving_budget_bytes=budget * GIB,
         tenants=spec.serving.tenants,
         active_tenants=_active(spec),
@@ -185,21 +188,24 @@ def _hardware(spec: Spec, notes: list[str]) -> tuple[Hardware, Hardware]:
         notes.append(f"training on a gpu with {spec.vram_gib:g} GiB, speed unknown")
     else:
         training = catalog.hardware(spec.training.hardware)
-    if spec.training.hardware is not None and spec.vram_gib > training.memory_gib:
-        raise UsageError(
-            f"vram_gib {spec.vram_gib:g} is more than the training hardware's "
-            f"{training.memory_gib:g} GiB"
-        )
+    _check_size("vram_gib", spec.vram_gib, "training", training, notes)
     if spec.serving.hardware is None:
         notes.append("serving on the training hardware")
         return training, training
     serving = catalog.hardware(spec.serving.hardware)
-    if (spec.serving.memory_gib or 0) > serving.memory_gib:
-        raise UsageError(
-            f"serving.memory_gib {spec.serving.memory_gib:g} is more than the serving hardware's "
-            f"{serving.memory_gib:g} GiB"
-        )
+    _check_size("serving.memory_gib", spec.serving.memory_gib or 0, "serving", serving, notes)
     return training, serving
+
+
+def _check_size(key: str, stated: float, place: str, device: Hardware, notes: list[str]) -> None:
+    """A size that the device is sold as means all that it has; a larger one is refused."""
+    real = device.memory_gib
+    if stated <= real:
+        return
+    gigabytes = real * GIB / GB
+    if stated > ROUNDED * real and not gigabytes / ROUNDED <= stated <= gigabytes:
+        raise UsageError(f"{key} {stated:g} is more than the {place} hardware's {real:g} GiB")
+    notes.append(f"{key} {stated:g} means all {real:g} GiB of the {place} hardware")
 
 
 def _sequence_length(spec: Spec, shape: Architecture, mean: int) -> int:

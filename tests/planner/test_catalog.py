@@ -8,7 +8,8 @@ import pytest
 
 from planner import catalog
 from planner.errors import UsageError
-from planner.spec import Hardware
+from planner.resolve import GIB, Scenario, resolve
+from planner.spec import Hardware, Spec
 
 
 @pytest.mark.parametrize("name", catalog.names("hardware"))
@@ -79,3 +80,32 @@ def test_a_bad_config_file_is_named(tmp_path: Path, content: bytes, message: str
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*config\.json: no such file"):
         catalog.model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "sold", "larger"),
+    [
+        ("rtx-4090", 24, 25),
+        ("h100-80gb", 80, 82),
+        ("l4", 24, 25),
+        ("t4", 16, 17),
+        ("l40s", 48, 49),
+        ("h200", 141, 145),
+        ("rtx-3090", 24, 25),
+    ],
+)
+def test_the_size_that_a_device_is_sold_as_means_its_memory(
+    name: str, sold: int, larger: int
+) -> None:
+    def scenario(gib: float) -> Scenario:
+        serving = {"hardware": name, "memory_gib": gib}
+        spec = {"model": "gpt2", "task": "causal_lm", "vram_gib": gib, "serving": serving}
+        return resolve(Spec.model_validate(spec | {"training": {"hardware": name}}))
+
+    real = catalog.hardware(name).memory_gib
+    found = scenario(sold)
+    assert found.training_budget_bytes == found.serving_budget_bytes == min(real, sold) * GIB
+    said = f"vram_gib {sold} means all {real:g} GiB of the training hardware"
+    assert (said in found.assumptions) == (real < sold)
+    with pytest.raises(UsageError, match=f"vram_gib {larger} is more than the training hardware's"):
+        scenario(larger)
