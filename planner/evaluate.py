@@ -187,8 +187,11 @@ def _passes(scenario: Scenario, cost: AdapterCost, form: Form) -> tuple[Work, Wo
 
 
 def serving_compute(scenario: Scenario) -> str:
-    wanted = RUNTIMES[scenario.spec.serving.runtime].compute
-    return wanted if scenario.serving.bf16_tflops is not None else "fp32"
+    """Of half precisions the one that the device has, and fp32 where it has none."""
+    wanted, device = RUNTIMES[scenario.spec.serving.runtime].compute, scenario.serving
+    if wanted == "fp32" or device.bf16_tflops is not None:
+        return wanted
+    return "fp32" if device.fp16_tflops is None else "fp16"
 
 
 @lru_cache(maxsize=64)

@@ -6,11 +6,11 @@ from planner.cost import rates
 from planner.cost.latency import TIME_BAND, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND, row_bytes
 from planner.cost.reserved import reserved
-from planner.cut import Micro
+from planner.cut import Micro, compute_of
 from planner.evaluate import Evaluated, load_of, tokens_per_second
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
-from planner.resolve import Scenario
+from planner.resolve import Scenario, lacks_bf16
 from planner.runtime import untried
 from planner.spec import Hardware
 
@@ -62,6 +62,11 @@ def _training_time(
     for name, seconds in (("step_seconds", step), ("total_seconds", total)):
         key = f"training.{name}"
         found[key] = _seconds(seconds, device)
+        if seconds is None and compute_of(scenario) == "bf16" and lacks_bf16(device):
+            choice = scenario.spec.training.hardware
+            name = choice if isinstance(choice, str) else "the training hardware"
+            source = f"{name} has no bf16 arithmetic"
+            found[key] = figure(value=None, evidence="assumed", source=source)
         learned = _learned(key, scenario)
         if learned is not None and seconds is not None:
             found[f"training.uncorrected_{name}"] = found[key]

@@ -27,8 +27,9 @@ class Hardware(Section):
     """One device; memory in GiB, bandwidth in 1e9 bytes/s, peaks in 1e12 operations/s, dense.
 
     None is unknown: figures that need it are None, and a budget that needs it is refused. No
-    `bf16_tflops` means no bf16 arithmetic. `measured` rates are what products and streams reach on
-    the device itself, so no share of a peak is taken of them.
+    `bf16_tflops` means no bf16 arithmetic: a runtime of half precision then serves in fp16, if that
+    is known. `measured` rates are what products and streams reach on the device itself, so no share
+    of a peak is taken of them.
     """
 
     kind: Literal["cpu", "gpu"]
@@ -36,6 +37,7 @@ class Hardware(Section):
     bandwidth_gb_per_second: Positive | None = None
     fp32_tflops: Positive | None = None
     bf16_tflops: Positive | None = None
+    fp16_tflops: Positive | None = None
     int8_tops: Positive | None = None
     price_per_hour_usd: Positive | None = None
     measured: bool = False

@@ -10,6 +10,7 @@ COLUMNS = {
     "bandwidth_gb_per_second": "GB/s",
     "fp32_tflops": "fp32",
     "bf16_tflops": "bf16",
+    "fp16_tflops": "fp16",
     "int8_tops": "int8",
     "price_per_hour_usd": "USD/h",
 }

@@ -67,7 +67,8 @@ def reached(device: Hardware, compute: str) -> Rates | None:
 
     Adapters are fp32. Where that peak is unknown they are few enough to take the other.
     """
-    peak = device.bf16_tflops if compute == "bf16" else device.fp32_tflops
+    peaks = {"bf16": device.bf16_tflops, "fp16": device.fp16_tflops, "fp32": device.fp32_tflops}
+    peak = peaks[compute]
     if peak is None or device.bandwidth_gb_per_second is None:
         return None
     share = compute_share(device).value * 1e12

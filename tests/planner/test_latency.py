@@ -28,6 +28,7 @@ from planner.cost.latency import (
     training_step,
 )
 from planner.cost.memory import Load
+from planner.estimation import Case, estimate
 from planner.method import Target, method
 from planner.recommendation import recommend
 from planner.runtime import RUNTIMES
@@ -293,3 +294,24 @@ def test_a_runtime_is_assumed_on_devices_that_it_has_not_run_on() -> None:
             figure = plan.figures[key]
             assert not assumed or figure.evidence == "assumed"
         assert (said in plan.figures["latency.per_token_seconds"].source) == assumed
+
+
+def test_half_precision_is_fp16_where_there_is_no_bf16() -> None:
+    """A T4 serves at 65 Tflop/s and an RTX 3060 at 25; a runtime of fp32 stays at 8."""
+
+    def first(name: str, runtime: str) -> float:
+        case = {"model": "llama-3.2-1b", "hardware": name, "runtime": runtime, "format": "bf16"}
+        key = "latency.first_token_seconds"
+        return estimate(Case.model_validate(case)).figures[key].value or 0.0
+
+    assert first("t4", "vllm") < first("rtx-3060", "vllm")
+    assert first("t4", "paretune") > 3 * first("t4", "vllm")
+
+
+def test_a_device_without_bf16_is_named_and_not_unknown() -> None:
+    case = {"model": "llama-3.2-1b", "hardware": "t4", "format": "bf16"}
+    step = estimate(Case.model_validate(case)).figures["training.step_seconds"]
+    assert step.value is None
+    assert step.source == "t4 has no bf16 arithmetic"
+    single = estimate(Case.model_validate(case | {"compute": "fp32"}))
+    assert (single.figures["training.step_seconds"].value or 0.0) > 0

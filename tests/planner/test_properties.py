@@ -26,6 +26,7 @@ hardware = st.one_of(
             "bandwidth_gb_per_second": st.none() | st.floats(1, 5000),
             "fp32_tflops": st.none() | st.floats(0.1, 100),
             "bf16_tflops": st.none() | st.floats(0.1, 1000),
+            "fp16_tflops": st.none() | st.floats(0.1, 1000),
         },
     ),
 )

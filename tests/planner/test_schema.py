@@ -74,6 +74,7 @@ OTHER: dict[str, object] = {
     "training.hardware.bandwidth_gb_per_second": None,
     "training.hardware.fp32_tflops": 2,
     "training.hardware.bf16_tflops": 1,
+    "training.hardware.fp16_tflops": 1,
     "training.hardware.int8_tops": 3,
     "training.hardware.price_per_hour_usd": 2,
     "training.hardware.measured": True,
@@ -92,6 +93,7 @@ OTHER: dict[str, object] = {
     "serving.hardware.bandwidth_gb_per_second": 1,
     "serving.hardware.fp32_tflops": None,
     "serving.hardware.bf16_tflops": 1,
+    "serving.hardware.fp16_tflops": 1,
     "serving.hardware.int8_tops": 3,
     "serving.hardware.price_per_hour_usd": 2,
     "serving.hardware.measured": True,
@@ -113,7 +115,11 @@ OTHER: dict[str, object] = {
 }
 NEEDS_CLASSIFIER = {"data.labels"}
 NEEDS_FAST = {"training.hardware.int8_tops", "serving.hardware.int8_tops"}
-NEEDS_BF16_RUNTIME = {"serving.hardware.bf16_tflops"}
+NEEDS_HALF_RUNTIME = {
+    "serving.hardware.bf16_tflops",
+    "serving.hardware.fp16_tflops",
+    "training.hardware.fp16_tflops",
+}
 
 
 @cache
@@ -126,8 +132,9 @@ def base(path: str) -> Spec:
         # Only products with int8 activations run at that rate, and only served ones.
         served = {"serving.hardware": None} if path.startswith("training") else {}
         return applied(spec, Relaxation("", {"pinned.precision": "fast", **served})) or spec
-    if path in NEEDS_BF16_RUNTIME:
-        return applied(spec, Relaxation("", {"serving.runtime": "llama.cpp"})) or spec
+    if path in NEEDS_HALF_RUNTIME:
+        served = {"serving.hardware": None} if path.startswith("training") else {}
+        return applied(spec, Relaxation("", {"serving.runtime": "llama.cpp", **served})) or spec
     return spec
 
 
