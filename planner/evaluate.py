@@ -207,6 +207,7 @@ def load_of(scenario: Scenario) -> Load:
         other_bytes=limits.other_bytes,
         row_element_bytes=limits.row_element_bytes,
         logits=limits.logits,
+        beside_window=limits.beside_window,
         writes_scores=scenario.serving.kind in limits.writes_scores,
     )
 

@@ -12,6 +12,8 @@ class RuntimeLimits(NamedTuple):
     the cache, of a weight that no format quantises, of a number in an adapter's row.
     `logits` says of which tokens of a prompt it has them, "last" or "all"; `writes_scores` on which
     devices attention writes the scores of a whole layer; `ran_on` on which its kernels have run.
+    `beside_window` counts the tokens that a sliding layer's cache holds beside its window; None is
+    all.
     """
 
     formats: tuple[str, ...]
@@ -26,6 +28,7 @@ class RuntimeLimits(NamedTuple):
     source: str
     logits: str = "last"
     writes_scores: tuple[str, ...] = ()
+    beside_window: int | None = None
     ran_on: tuple[str, ...] = ("cpu", "gpu")
 
 
@@ -87,7 +90,9 @@ RUNTIMES = {
         cache_element_bytes=2,
         other_bytes=2,
         row_element_bytes=2,
-        source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849)",
+        source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849); sliding layers "
+        "reserve their window alone (docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager)",
+        beside_window=0,
     ),
     "lorax": RuntimeLimits(
         formats=("bf16", "nf4"),
@@ -111,7 +116,9 @@ RUNTIMES = {
         cache_element_bytes=2,
         other_bytes=2,
         row_element_bytes=2,
-        source="llama.cpp: GGUF adapters hold lora_a and lora_b only",
+        source="llama.cpp: GGUF adapters hold lora_a and lora_b only; sliding layers hold their "
+        "window and a micro-batch of 512 tokens (ggml-org/llama.cpp#13194, qualcomm/GenieX#1346)",
+        beside_window=512,
     ),
 }
 

@@ -210,7 +210,7 @@ def _decoding(shape: Architecture, served: Served, load: Load, learned_tokens: i
     if shape.kind == "encoder_decoder":
         # All of what was read, and half of what will be written.
         context += load.prompt_tokens / 2
-    cached = cache_bytes(shape, load) * context / load.context_length
+    cached = cache_bytes(shape, load, context)
     return work._replace(
         flops=work.flops + rows * 2.0 * shape.vocab * shape.hidden,
         bytes_moved=streamed,

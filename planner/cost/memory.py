@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import larger
+from planner.cost.elementwise import larger, smaller
 from planner.cost.trace import FLOAT_BYTES
 from planner.cost.training import LIVE_BAND, STORED_BAND, Step, TrainingMemory, training_memory
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, weights_bytes
@@ -51,7 +51,8 @@ class Load(NamedTuple):
 
     Widths are bytes of a key or value, of a number that no format quantises and that flows between
     the products, and of a number in an adapter's row. A prompt's `logits` are those of its "last"
-    token or of "all"; `writes_scores` says that attention writes all of a layer's.
+    token or of "all"; `writes_scores` says that attention writes all of a layer's; `beside_window`
+    is how many tokens a sliding layer's cache holds beside its window, None that it holds all.
     """
 
     sequences: int
@@ -63,6 +64,7 @@ class Load(NamedTuple):
     row_element_bytes: int
     logits: str = "last"
     writes_scores: bool = False
+    beside_window: int | None = None
 
 
 def serving_memory(
@@ -91,14 +93,19 @@ def _held(single_bytes: float, load: Load) -> float:
     return single_bytes * load.row_element_bytes // FLOAT_BYTES
 
 
-def cache_bytes(shape: Architecture, load: Load) -> float:
-    """Keys and values of one sequence at full context; an encoder-decoder's of what it read are its
-    cross-attention's, those of what it wrote its own.
+def cache_bytes(shape: Architecture, load: Load, tokens: float | None = None) -> float:
+    """Keys and values of a sequence of so many tokens, by default of a full context.
+
+    An encoder-decoder's of what it read are its cross-attention's, of what it wrote its own.
     """
     if not load.causal:
         return 0.0
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
-    return load.context_length * per_token * load.cache_element_bytes
+    length: float = load.context_length if tokens is None else tokens
+    held = shape.layers * length
+    if load.beside_window is not None and shape.sliding_layers:
+        window = smaller(length, shape.sliding_window + load.beside_window)
+        held = held - shape.sliding_layers * (length - window)
+    return held * 2 * shape.kv_heads * shape.head_dim * load.cache_element_bytes
 
 
 def _workspace_bytes(shape: Architecture, load: Load) -> float:

@@ -6,7 +6,7 @@ from planner import catalog
 from planner.architecture import Architecture, architecture
 from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
-from planner.cost.memory import Load, serving_memory
+from planner.cost.memory import Load, cache_bytes, serving_memory
 from planner.cost.trace import ShapeTensor, linear_cost
 from planner.estimation import Case, estimate
 from planner.method import Method, Target, method, target_dimensions
@@ -163,3 +163,22 @@ def test_an_encoder_decoder_keeps_what_it_read_for_its_cross_attention() -> None
     """2,048 tokens of context: of 24 layers, keys and values of what was read or was written."""
     found = served("paretune", model="flan-t5-xl", tenants=1, context_length=2048)
     assert found["cache_bytes"] == 2048 * 24 * 2 * 2048 * 4
+
+
+@pytest.mark.parametrize(
+    ("runtime", "window", "element"),
+    [("paretune", 32768, 4), ("vllm", 512, 2), ("llama.cpp", 1024, 2)],
+)
+def test_a_sliding_layer_keeps_what_the_runtime_lets_it(
+    runtime: str, window: int, element: int
+) -> None:
+    """Gemma 3 1B: 4 layers see 32,768 tokens, 22 look back 512; one head of 256."""
+    found = served(runtime, model="gemma-3-1b", tenants=1, context_length=32768)
+    assert found["cache_bytes"] == (4 * 32768 + 22 * window) * 2 * 256 * element
+
+
+def test_a_short_context_fills_no_window() -> None:
+    shape = catalog.model("gemma-3-1b").architecture
+    load = LOAD._replace(context_length=100)
+    assert cache_bytes(shape, load._replace(beside_window=0)) == cache_bytes(shape, load)
+    assert cache_bytes(shape, load, 50) == cache_bytes(shape, load) / 2

@@ -140,9 +140,9 @@ def test_the_offered_memory_is_the_least_that_suffices() -> None:
     spec = Spec(model="llama-3.1-8b", task="causal_lm", vram_gib=6)
     with pytest.raises(InfeasibleError, match=r"needs .* for training memory") as raised:
         recommend(spec)
-    assert "4 GiB more VRAM (10 GiB)" in str(raised.value.hint)
+    assert "3 GiB more VRAM (9 GiB)" in str(raised.value.hint)
     with pytest.raises(InfeasibleError):
-        recommend(spec.model_copy(update={"vram_gib": 9}))
+        recommend(spec.model_copy(update={"vram_gib": 8}))
 
 
 def test_targets_that_a_method_lacks_leave_the_others_open() -> None:
