@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from planner.candidates import Adapter
 from planner.cost.adapter import AdapterCost
-from planner.cost.latency import training_step
+from planner.cost.latency import Work, training_step
 from planner.cost.memory import COMPUTE_BYTES, Step, TrainingMemory, training_memory
 from planner.cost.reserved import CONTEXT_BYTES
 from planner.resolve import Scenario, lacks_bf16
@@ -23,6 +23,7 @@ class Micro(NamedTuple):
     memory: TrainingMemory
     required_bytes: float
     step_seconds: float | None
+    work: Work
 
     @property
     def examples(self) -> int:
@@ -175,6 +176,7 @@ def cost_of(scenario: Scenario, cost: AdapterCost, step: Step) -> Micro:
             memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training
         ),
         step_seconds=work.seconds(scenario.training, step.compute),
+        work=work,
     )
 
 

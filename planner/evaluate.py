@@ -154,7 +154,7 @@ def measure(scenario: Scenario, cost: AdapterCost, form: Form) -> ServedCost:
     memory = serving_memory(
         scenario.architecture, cost, form.format, form.export, load_of(scenario)
     )
-    prompt, step = _passes(scenario, cost, form)
+    prompt, step = passes(scenario, cost, form)
     return ServedCost(
         memory=memory,
         required_bytes=required(memory.total_bytes, memory.half_width_bytes, device),
@@ -166,14 +166,14 @@ def measure(scenario: Scenario, cost: AdapterCost, form: Form) -> ServedCost:
 
 def tokens_per_second(scenario: Scenario, cost: AdapterCost, form: Form) -> float | None:
     """Written by one device with a full batch; None where its figures are unknown."""
-    prompt, step = _passes(scenario, cost, form)
+    prompt, step = passes(scenario, cost, form)
     answer = max(1, scenario.context_length - scenario.prompt_tokens)
     device, load = scenario.serving, load_of(scenario)
     rate = throughput(prompt, step, load, answer, device, serving_compute(scenario))
     return None if rate is None else rate.tokens_per_second
 
 
-def _passes(scenario: Scenario, cost: AdapterCost, form: Form) -> tuple[Work, Work]:
+def passes(scenario: Scenario, cost: AdapterCost, form: Form) -> tuple[Work, Work]:
     """A prompt and a decoding step."""
     shape, load = scenario.architecture, load_of(scenario)
     served = Served(

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 from planner.cost import rates
-from planner.cost.latency import TIME_BAND, cost_usd
+from planner.cost.latency import TIME_BAND, Work, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND, row_bytes
 from planner.cost.reserved import reserved
 from planner.cut import Micro, compute_of
-from planner.evaluate import Evaluated, load_of, tokens_per_second
+from planner.evaluate import Evaluated, load_of, passes, serving_compute, tokens_per_second
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.resolve import Scenario, lacks_bf16
@@ -42,7 +42,8 @@ def figures(
     }
     found |= _parts("training", memory.parts())
     total = _total_seconds(scenario, micro, schedule)
-    found |= _training_time(scenario, micro.step_seconds, total)
+    constants = micro.work.constants(scenario.training, compute_of(scenario))
+    found |= _training_time(scenario, micro.step_seconds, total, constants)
     found["trainable_parameters"] = _exact(cost.trainable_parameters, "derived", COUNT_SOURCE)
     if not scenario.causal:
         head = scenario.labels * (scenario.architecture.hidden + 1)
@@ -54,14 +55,14 @@ def figures(
 
 
 def _training_time(
-    scenario: Scenario, step: float | None, total: float | None
+    scenario: Scenario, step: float | None, total: float | None, constants: tuple[str, ...]
 ) -> dict[str, Figure]:
     """Corrected by what builds on this machine took, where enough of them are known."""
     device = scenario.training
     found = {}
     for name, seconds in (("step_seconds", step), ("total_seconds", total)):
         key = f"training.{name}"
-        found[key] = _seconds(seconds, device)
+        found[key] = _seconds(seconds, device, constants)
         if seconds is None and compute_of(scenario) == "bf16" and lacks_bf16(device):
             choice = scenario.spec.training.hardware
             name = choice if isinstance(choice, str) else "the training hardware"
@@ -114,12 +115,17 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
     found["storage.total_bytes"] = _bytes(
         serving.storage_bytes, STORED_BAND * serving.storage_bytes
     )
-    found["latency.first_token_seconds"] = _served_seconds(serving.first_token_seconds, scenario)
+    first, each = passes(scenario, cost, chosen.form)
+    found["latency.first_token_seconds"] = _served_seconds(
+        serving.first_token_seconds, scenario, first
+    )
     if scenario.causal:
         rate = tokens_per_second(scenario, cost, chosen.form)
-        found["latency.per_token_seconds"] = _served_seconds(serving.per_token_seconds, scenario)
-        found["latency.tokens_per_second"] = _served_seconds(rate, scenario)
-        million = _served_seconds(None if rate is None else 1e6 / rate, scenario)
+        found["latency.per_token_seconds"] = _served_seconds(
+            serving.per_token_seconds, scenario, each
+        )
+        found["latency.tokens_per_second"] = _served_seconds(rate, scenario, first, each)
+        million = _served_seconds(None if rate is None else 1e6 / rate, scenario, first, each)
         price = cost_usd(million.value, scenario.serving)
         found["serving.usd_per_million_tokens"] = _money(price, million)
     return found
@@ -155,22 +161,24 @@ def _bytes(value: float, half_width: float) -> Figure:
     )
 
 
-def _seconds(value: float | None, device: Hardware) -> Figure:
+def _seconds(value: float | None, device: Hardware, constants: tuple[str, ...]) -> Figure:
     """A time, or what a time decides."""
     if value is None:
         return figure(value=None, evidence="assumed", source=UNKNOWN_SOURCE)
     return figure(
         value=value,
-        evidence=rates.evidence(device),
-        source=f"{rates.source(device)} (planner.cost.latency)",
+        evidence=rates.evidence(device, constants),
+        source=f"{rates.source(device, constants)} (planner.cost.latency)",
         low=value * (1 - TIME_BAND),
         high=value * (1 + TIME_BAND),
     )
 
 
-def _served_seconds(value: float | None, scenario: Scenario) -> Figure:
-    """Assumed where the runtime has never run on such a device."""
-    found = _seconds(value, scenario.serving)
+def _served_seconds(value: float | None, scenario: Scenario, *works: Work) -> Figure:
+    """Of those passes; assumed where the runtime has never run on such a device."""
+    device, arithmetic = scenario.serving, serving_compute(scenario)
+    used = [name for work in works for name in work.constants(device, arithmetic)]
+    found = _seconds(value, device, tuple(dict.fromkeys(used)))
     new = untried(scenario.spec.serving.runtime, scenario.serving.kind)
     if new is None or value is None:
         return found

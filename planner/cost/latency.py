@@ -24,7 +24,7 @@ from planner.cost.memory import (
     cache_bytes,
     row_bytes,
 )
-from planner.cost.rates import reached
+from planner.cost.rates import FAST_SPEEDUP, Rates, reached
 from planner.cost.stacks import Stack, reading, writing
 from planner.spec import Hardware
 
@@ -128,11 +128,29 @@ class Work(NamedTuple):
         rates = reached(device, compute)
         if rates is None:
             return None
+        busy = self._busy_seconds(rates)
+        return busy + self.host_seconds if self.waits else larger(busy, self.host_seconds)
+
+    def _busy_seconds(self, rates: Rates) -> float:
+        """Of the device; its host's come on top or run beside it."""
         arithmetic = self.flops / rates.compute + self.adapter_flops / rates.adapter
         arithmetic = arithmetic + self.fast_flops / rates.fast
         products = larger(arithmetic, self.bytes_moved / rates.bandwidth)
-        busy = products + self.traffic_bytes / rates.bandwidth + self.link_bytes / rates.link
-        return busy + self.host_seconds if self.waits else larger(busy, self.host_seconds)
+        return products + self.traffic_bytes / rates.bandwidth + self.link_bytes / rates.link
+
+    def constants(self, device: Hardware, compute: str) -> tuple[str, ...]:
+        """What its seconds rest on that is not of the device, measured or from a data sheet."""
+        rates = reached(device, compute)
+        if rates is None:
+            return ()
+        waited = self.waits or self.host_seconds > self._busy_seconds(rates)
+        named = {
+            f"int8 activations at {FAST_SPEEDUP:g} x fp32": self.fast_flops
+            and not device.int8_tops,
+            f"rows fetched at {rates.link / 1e9:g} GB/s": self.link_bytes,
+            "the host's seconds per kernel": waited and self.host_seconds,
+        }
+        return tuple(name for name, used in named.items() if used)
 
 
 class Served(NamedTuple):

@@ -4,6 +4,7 @@ A peak is what a data sheet promises. What a model reaches is a share of it, ass
 somewhere else; only a device that was measured itself needs none.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -82,16 +83,20 @@ def reached(device: Hardware, compute: str) -> Rates | None:
     )
 
 
-def evidence(device: Hardware) -> Evidence:
-    """Of a time: measured only where no share of a peak is assumed."""
+def evidence(device: Hardware, constants: Sequence[str] = ()) -> Evidence:
+    """Of a time: measured only where no share of a peak is assumed, and no constant of another
+    device counts.
+    """
     shares = (compute_share(device), bandwidth_share(device))
-    return "measured" if all(s.evidence == "measured" for s in shares) else "assumed"
+    known = all(share.evidence == "measured" for share in shares)
+    return "measured" if known and not constants else "assumed"
 
 
-def source(device: Hardware) -> str:
-    """Which shares a time rests on, and how each is known."""
+def source(device: Hardware, constants: Sequence[str] = ()) -> str:
+    """Which shares and constants a time rests on, and how each is known."""
+    assumed = "".join(f", {constant} (assumed)" for constant in constants)
     if device.measured:
-        return f"roofline with {MEASURED.source}"
+        return f"roofline with {MEASURED.source}{assumed}"
     shares = {"compute": compute_share(device), "bandwidth": bandwidth_share(device)}
     said = ", ".join(f"{s.value:g} of peak {name} ({s.evidence})" for name, s in shares.items())
-    return f"roofline at {said}"
+    return f"roofline at {said}{assumed}"

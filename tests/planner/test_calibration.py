@@ -82,6 +82,9 @@ def test_a_plan_for_this_machine_has_measured_times(quick: Calibration) -> None:
     figure = plan.figures[STEP]
     assert figure.evidence == "measured"
     assert "timed on the device itself" in figure.source
+    served = plan.figures["latency.per_token_seconds"]
+    assert served.evidence == "assumed"
+    assert "timed on the device itself, the host's seconds per kernel (assumed)" in served.source
     assert recommend(spec("cpu-2core")).figures[STEP].evidence == "assumed"
 
 

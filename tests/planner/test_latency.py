@@ -315,3 +315,25 @@ def test_a_device_without_bf16_is_named_and_not_unknown() -> None:
     assert step.source == "t4 has no bf16 arithmetic"
     single = estimate(Case.model_validate(case | {"compute": "fp32"}))
     assert (single.figures["training.step_seconds"].value or 0.0) > 0
+
+
+def test_what_rests_on_a_constant_is_not_measured() -> None:
+    """Of a device whose rates are all timed: launches, fetched rows and int8 without a rate."""
+    work = Work(flops=1e15, bytes_moved=0.0)
+    assert work.constants(MEASURED, "bf16") == ()
+    launched = work._replace(host_seconds=0.5)
+    assert launched.constants(MEASURED, "bf16") == ("the host's seconds per kernel",)
+    assert launched._replace(waits=False).constants(MEASURED, "bf16") == ()
+    hidden = launched._replace(waits=False, host_seconds=2.0)
+    assert hidden.constants(MEASURED, "bf16") == ("the host's seconds per kernel",)
+    fetched = work._replace(link_bytes=1.0, fast_flops=1.0)
+    assert fetched.constants(MEASURED, "bf16") == (
+        "int8 activations at 2 x fp32",
+        "rows fetched at 25 GB/s",
+    )
+    timed = MEASURED.model_copy(update={"int8_tops": 3000.0})
+    assert fetched.constants(timed, "bf16") == ("rows fetched at 25 GB/s",)
+    for constants, known in (((), "measured"), (("rows fetched at 25 GB/s",), "assumed")):
+        assert rates.evidence(MEASURED, constants) == known
+    said = rates.source(MEASURED, ("rows fetched at 25 GB/s",))
+    assert said.endswith("on the device itself, rows fetched at 25 GB/s (assumed)")
