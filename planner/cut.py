@@ -6,7 +6,7 @@ from typing import NamedTuple
 from planner.candidates import Adapter
 from planner.cost.adapter import AdapterCost
 from planner.cost.latency import Work, training_step
-from planner.cost.memory import COMPUTE_BYTES, Step, TrainingMemory, training_memory
+from planner.cost.memory import Step, TrainingMemory, training_memory
 from planner.cost.reserved import CONTEXT_BYTES
 from planner.resolve import Scenario, lacks_bf16
 from planner.spec import Hardware
@@ -155,6 +155,7 @@ def cost_of(scenario: Scenario, cost: AdapterCost, step: Step) -> Micro:
     repeats = accumulation(scenario, step.batch_size)
     # Batches are padded to their own longest example, about twice the mean.
     length = min(scenario.sequence_length, 2 * scenario.mean_tokens)
+    width = (step.program.master_bytes or step.element) if whole else step.adapter_element
     work = training_step(
         shape,
         cost,
@@ -165,7 +166,11 @@ def cost_of(scenario: Scenario, cost: AdapterCost, step: Step) -> Micro:
         recomputes=float(recomputed),
         format_=step.format,
         compute=step.compute,
-        trained_bytes=COMPUTE_BYTES[step.format] if whole else 4.0,
+        attention=step.attention,
+        optimizer=step.optimizer,
+        trained_bytes=width,
+        # The number to the arithmetic's type, and its gradient back.
+        cast_bytes=2.0 * (width + step.element) if whole and width != step.element else 0.0,
     )
     return Micro(
         batch_size=step.batch_size,

@@ -184,6 +184,40 @@ def test_training_step_by_hand() -> None:
     assert converted.bytes_moved == 2 * work.bytes_moved
 
 
+def test_scores_that_are_kept_are_read_and_written() -> None:
+    """Of 32 layers and heads over 512 tokens: 8 passes in bf16, the softmax in fp32, its cast."""
+    run = {"sequence_length": 512.0, "compute": "bf16"}
+    flash = training_step(SHAPE, lora(16), 512, 2.0, **run)
+    full = training_step(SHAPE, lora(16), 512, 2.0, attention="full", **run)
+    scores = 32 * 32 * 512 * 512
+    assert full.traffic_bytes - flash.traffic_bytes == pytest.approx(3 * scores * (8 * 2 + 8))
+    # And half of their products are masked, not left out.
+    assert full.flops - flash.flops == pytest.approx(2 * scores * 2 * 128)
+
+
+def test_an_update_in_one_kernel_moves_less() -> None:
+    """8-bit moments: six passes over fp32 and four bytes, against 24 passes."""
+    cost = lora(16)
+    plain = training_step(SHAPE, cost, 512, 2.0).traffic_bytes
+    numbers = cost.trainable_parameters
+    for name, moved in (("adamw8bit", 28), ("paged_adamw8bit", 28), ("sgd", 24), ("galore", 96)):
+        found = training_step(SHAPE, cost, 512, 2.0, optimizer=name).traffic_bytes
+        assert plain - found == pytest.approx((96 - moved) * numbers)
+
+
+def test_options_of_a_case_change_its_step() -> None:
+    def step(**named: object) -> float:
+        case = {"model": "llama-3.2-1b", "hardware": "a100-80gb", "batch_size": 8, **named}
+        return estimate(Case.model_validate(case)).figures["training.step_seconds"].value or 0.0
+
+    assert step(attention="full") > 1.2 * step()
+    assert step(method="full", optimizer="adamw8bit") < step(method="full")
+    # An fp32 number is updated, and has a copy in bf16: 24 x 2 bytes more, and 12 of casts.
+    parameters = catalog.model("llama-3.2-1b").architecture.parameters
+    masters = step(method="full") - step(method="full", framework="peft")
+    assert masters == pytest.approx(60 * parameters / (0.8 * 2.039e12))
+
+
 def test_recomputing_takes_another_pass() -> None:
     whole = training_step(SHAPE, lora(16), 512, 2.0)
     block = training_step(SHAPE, lora(16), 512, 3.0, recomputes=1.0)
