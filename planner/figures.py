@@ -10,6 +10,7 @@ from planner.cut import Micro, compute_of
 from planner.evaluate import Evaluated, load_of, passes, serving_compute, tokens_per_second
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
+from planner.quality import UNKNOWN, method_quality, unranked
 from planner.resolve import Scenario, lacks_bf16
 from planner.runtime import untried
 from planner.spec import Hardware
@@ -50,7 +51,7 @@ def figures(
         found["classifier_parameters"] = _exact(head, "derived", "labels x (width + 1)")
     found["adapter_bytes"] = _exact(cost.stored_bytes, "derived", COUNT_SOURCE + ", fp32")
     found |= _serving(scenario, chosen)
-    found["quality.difference_points"] = _points(chosen)
+    found["quality.difference_points"] = _points(scenario, chosen)
     return found
 
 
@@ -203,8 +204,11 @@ def _exact(value: float, evidence: Evidence, source: str) -> Figure:
     return figure(value=value, evidence=evidence, source=source)
 
 
-def _points(chosen: Evaluated) -> Figure:
-    quality = chosen.quality
+def _points(scenario: Scenario, chosen: Evaluated) -> Figure:
+    name, quality = chosen.adapter.method.name, chosen.quality
+    if method_quality(name, scenario.family) is None:
+        spread = f"weighed as LoRA's equal, give or take {UNKNOWN.half_width:g} points"
+        return figure(value=None, evidence="assumed", source=f"{unranked(name)}; {spread}")
     return figure(
         value=quality.points,
         evidence="derived",

@@ -12,6 +12,7 @@ from planner import Case, estimate
 from planner.cli import main
 from planner.errors import UsageError
 from planner.method import methods
+from planner.quality import method_quality, unranked
 
 LLAMA = Case(model="llama-3.2-3b", method="lora", rank=32, batch_size=4, sequence_length=768)
 
@@ -52,6 +53,20 @@ def test_the_command_prints_every_part_and_its_evidence() -> None:
         for part in key.split("."):
             value = value[part]
         assert value == figure["value"]
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_quality_is_unknown_where_nothing_is_published(name: str) -> None:
+    made_for = methods()[name].formats
+    case = Case(model="llama-3.2-3b", method=name, format="bf16" if "bf16" in made_for else "nf4")
+    found = estimate(case).figures["quality.difference_points"]
+    if method_quality(name) is None:
+        assert (found.value, found.low, found.high, found.evidence) == (None, None, None, "assumed")
+        assert unranked(name) in found.source
+        assert "4 points" in found.source
+    else:
+        assert found.value is not None
+        assert found.evidence == "derived"
 
 
 def test_all_linear_leaves_experts_out_and_the_help_says_so() -> None:
