@@ -222,6 +222,15 @@ def test_a_second_laboratory_moves_it_more_than_a_second_table() -> None:
     assert one_width > same_width > other_width
 
 
+def test_a_run_far_off_is_taken_for_one_that_failed() -> None:
+    def with_third(value: float) -> float:
+        agreeing = [row(1, source="a", own=0, value=51.0), row(2, source="b", own=0, value=51.0)]
+        return estimate([*agreeing, row(3, source="c", own=0, value=value)])[0]
+
+    assert with_third(51.0) < with_third(54.0)
+    assert with_third(54.0) > with_third(85.0) > 0
+
+
 def test_no_rows_leave_the_prior() -> None:
     mean, width = estimate([row(1, source="a", own=0, value=50.0)])
     assert mean == pytest.approx(0.0, abs=1e-9)

@@ -27,7 +27,7 @@ SCENARIOS = {
     "llama-3.1-70b-48gb": Scenario("qlora", "qlora", "qlora"),
     "quality-first-8b": Scenario("dora", "dora", "c3a"),
     "time-critical-8b": Scenario("lora_plus", "lora_plus", "lora_plus"),
-    "mistral-500-tenants": Scenario("lora", "qlora", "lora_plus"),
+    "mistral-500-tenants": Scenario("lora", "qlora", "rslora"),
     "storage-100k-tenants": Scenario("vera", "vera", "road"),
     "few-shot-style": Scenario("ia3", "ia3", "ia3"),
     "huge-model-simple-task": Scenario("prompt_tuning", "qlora", "qlora"),
