@@ -1,8 +1,11 @@
 """Expected quality: what must hold of the estimates, and that they are what the rows give."""
 
+import importlib.util
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import pytest
@@ -266,3 +269,39 @@ def test_causes_as_numbers() -> None:
     assert log_odds(50.0) == 0.0
     assert sensitivity(50.0) == 1.0
     assert sensitivity(90.0) == pytest.approx(0.36)
+
+
+RANKING = Path(__file__).parents[1] / "bench" / "bench_ranking.py"
+TABLE = """\
+source,base_model,params_b,task_type,train_data,train_samples,metric,method,family,self_reported,\
+rank,size,value,lora_ref_rank,lora_ref_size,lora_ref_value
+LoRA (2106.09685),GPT-3,175.3,NLU,,,acc,Full FT,Full FT,False,,,90.0,,,91.0
+DoRA (2402.09353v6),LLaMA-7B,6.74,chat,,,MT-Bench,DoRA,DoRA,True,64,,5.5,,,5.1
+DoRA (2402.09353v6),LLaMA-7B,6.74,chat,,,MT-Bench,VeRA,VeRA,False,64,,4.3,,,5.1
+"""
+
+
+@pytest.fixture(scope="module")
+def ranking() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_ranking", RANKING)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_held_out_tables_say_whose_method_each_row_is(ranking: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    with path.open() as table:
+        rows, left_out = ranking.read(table)
+    assert left_out == []
+    assert [(r.method, r.self_reported) for r in rows] == [("full", -1), ("dora", 1), ("vera", 0)]
+
+
+def test_regret_by_the_rule_is_loras_within_a_tie(ranking: ModuleType) -> None:
+    entries = [(1.9, 3.0), (-1.0, 4.0), (0.0, 0.0)]
+    assert ranking.regret(entries, 0.0) == 1.0
+    assert ranking.regret(entries, TIE_POINTS) == 4.0
+    assert ranking.regret([(2.1, 3.0), *entries[1:]], TIE_POINTS) == 1.0
