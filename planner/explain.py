@@ -8,7 +8,13 @@ from planner.evaluate import Evaluated, Search, Violation, load_of
 from planner.method import Method
 from planner.pareto import Round, simplicity
 from planner.plan import Candidate
-from planner.quality import BITS_PER_PARAMETER, LABEL_FAMILIES, TIE_POINTS
+from planner.quality import (
+    BITS_PER_PARAMETER,
+    LABEL_FAMILIES,
+    TIE_POINTS,
+    method_quality,
+    unranked,
+)
 from planner.resolve import Scenario
 from planner.runtime import untried
 from planner.units import amount, gib, many, points, seconds, signed
@@ -66,9 +72,15 @@ def _choice(scenario: Scenario, chosen: Evaluated, rounds: Sequence[Round]) -> s
     steps = ", and ".join(clauses) or "no other candidate is open"
     return (
         f"Because the priority is {scenario.spec.priority}, and {steps}, so the choice is "
-        f"{chosen.describe()}, expected at {points(chosen.quality)} against LoRA on all linears "
-        "of a 16-bit base"
+        f"{chosen.describe()}, {_expected(scenario, chosen)}"
     )
+
+
+def _expected(scenario: Scenario, chosen: Evaluated) -> str:
+    name = chosen.adapter.method.name
+    if method_quality(name, scenario.family) is None:
+        return f"of unknown quality: {unranked(name)}"
+    return f"expected at {points(chosen.quality)} against LoRA on all linears of a 16-bit base"
 
 
 def _criterion(step: Round) -> str:

@@ -15,6 +15,9 @@ from click.testing import CliRunner
 
 from planner import catalog
 from planner.cli import main
+from planner.documents import load_spec
+from planner.quality import unranked
+from planner.recommendation import recommend
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -26,6 +29,13 @@ def test_explanation_is_the_golden_one(file: Path) -> None:
     spec = catalog.specs_folder() / "examples" / f"{name}.json"
     found = CliRunner().invoke(main, ["recommend", str(spec), *flags])
     assert found.output == file.read_text()
+
+
+def test_a_pinned_method_that_nothing_compares_is_of_unknown_quality() -> None:
+    spec = load_spec(catalog.specs_folder() / "examples" / "smollm2-tenants.json")
+    pinned = spec.model_copy(update={"pinned": spec.pinned.model_copy(update={"method": "olora"})})
+    choice = next(r for r in recommend(pinned, unbuildable=True).reasons if "the choice is" in r)
+    assert choice.endswith(f"of unknown quality: {unranked('olora')}")
 
 
 def test_every_example_has_a_golden_explanation() -> None:
