@@ -111,6 +111,14 @@ class Architecture:
         """Weights of `linear_parameters` that one token is multiplied with."""
         return self.linear_parameters - self.idle_parameters
 
+    @cached_property
+    def weighted_outputs(self) -> int:
+        """Outputs of experts that a router weights for one token: of routed ones and of one that
+        every token passes, where it has a gate of its own.
+        """
+        gated = any(t.role == "router" and t.out_features == 1 for t in self.targets)
+        return self.experts_per_token + gated
+
     @property
     def active_intermediate(self) -> int:
         """Width of the MLP that one token passes in a layer, its experts side by side."""

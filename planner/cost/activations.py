@@ -12,6 +12,9 @@ from planner.cost.elementwise import where
 from planner.cost.framework import Framework
 
 FP32 = 4
+ROUTING_INDICES = 4 * 8
+"""Bytes of 64-bit indices that a chosen expert takes: its number, and three orders of the tokens
+(transformers, integrations/moe.py)."""
 
 
 class Pass(NamedTuple):
@@ -108,7 +111,13 @@ def _mask(shape: Architecture, run: Pass) -> float:
 
 def mlp_bytes(shape: Architecture, run: Pass) -> float:
     width = shape.active_intermediate
-    return float(run.element * mlp_tensors(shape, run.framework) * width)
+    return float(run.element * mlp_tensors(shape, run.framework) * width) + _routing(shape, run)
+
+
+def _routing(shape: Architecture, run: Pass) -> float:
+    """The router's gradient needs what the experts gave, and its softmax in fp32."""
+    outputs = shape.weighted_outputs * run.element * shape.hidden
+    return float(outputs + FP32 * shape.experts + ROUTING_INDICES * shape.experts_per_token)
 
 
 def mlp_tensors(shape: Architecture, framework: Framework) -> int:

@@ -354,14 +354,17 @@ def _keeps_its_output(shape: Architecture) -> bool:
 
 def _flowing_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Gradients in an MLP: of the residual, of the product and of its factors; without a gate, of
-    an adapter's scale before it is summed over tokens.
+    an adapter's scale before it is summed over tokens. Routed experts hold their outputs three
+    times when they are weighted: before it, after it, and ordered by token or their product with
+    the gradient; these are gone when the factors' gradients flow.
     """
     tensors: float = 3
     if not shape.gated:
         # Scales keep outputs, which latents are narrower than.
         scales = adapter.saved_elements - adapter.shared_inputs >= shape.hidden * blocks(shape)
         tensors = where(scales, 3, 2)
-    width = tensors * shape.active_intermediate
+    routed = shape.experts_per_token * shape.hidden
+    width = larger(tensors * shape.active_intermediate - routed, 3 * routed)
     return step.tokens * step.element * (shape.hidden + width)
 
 

@@ -108,6 +108,31 @@ def test_block_checkpointing_keeps_a_residual_of_each_block_and_one_block() -> N
     assert block.activations_bytes == expected
 
 
+def test_a_router_keeps_what_its_experts_gave() -> None:
+    """Of 16 experts 8, each 48 wide; 2 x 8 tokens, fp32, LoRA r4 on attention."""
+    config = TINY | {
+        "model_type": "qwen3_moe",
+        "head_dim": 16,
+        "num_experts": 16,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 48,
+    }
+    shape = architecture(config)
+    memory = training_memory(shape, cost_of("lora", 4, shape), STEP)
+    # As in test_by_hand, with the norms of 4 + 2 heads; the MLP's linears have no adapters.
+    attention = 64 + 6 * 16 + 4 * 64 + 4 + 64 + 4 * 4
+    # A norm's input, the three factors, the outputs, the softmax, and 4 64-bit indices a choice.
+    experts = 64 + 8 * (3 * 48 + 64) + 16 + 4 * 2 * 8
+    assert memory.activations_bytes == 16 * 4 * (2 * (attention + experts) - 64 + 2 * 64)
+    # The residual's gradient, and the outputs three times while they are weighted.
+    flow = 16 * 4 * (64 + 3 * 8 * 64)
+    logits = 14 * 256 * 4 + 2 * 14 * 64 * 4
+    assert memory.live_bytes == memory.activations_bytes - 16 * 4 * 2 * 64 + flow > logits
+    # Qwen2's shared expert has a gate, that keeps its output.
+    shared = {"shared_expert_intermediate_size": 96, "num_experts_per_tok": 4}
+    assert architecture(config | {"model_type": "qwen2_moe"} | shared).weighted_outputs == 5
+
+
 def test_full_attention_keeps_the_scores() -> None:
     flash, full = memory_of(), memory_of(attention="full")
     # The softmax of 4 heads and 8 keys per token, for the sums that the kernel keeps.
