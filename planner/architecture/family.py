@@ -31,6 +31,8 @@ class Family(NamedTuple):
     counts_positions     whether max_position_embeddings is the length of a table
     reserved_positions   rows of that table that belong to no token
     parallel, qk_norm    as in Architecture, or the option that decides it
+    writes_scores        as in Architecture: transformers has no other attention for the family
+    soft_caps            scores and logits are capped, but for those whose cap the config nulls
     expansion            hidden sizes in intermediate_size, where the config does not say
     sliding_layers       how many layers have the window, given the config and the number of layers
     image                the input is patches of an image, not tokens
@@ -51,6 +53,8 @@ class Family(NamedTuple):
     reserved_positions: int = 0
     parallel: bool | str = False
     qk_norm: bool | str = False
+    writes_scores: bool = False
+    soft_caps: bool = False
     expansion: int = 0
     activation_field: str = "hidden_act"
     window_field: str = "sliding_window"

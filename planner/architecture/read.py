@@ -65,6 +65,9 @@ def architecture(config: Config) -> Architecture:
         position=found.position,
         parallel=_trait(found.parallel, size),
         qk_norm=_trait(found.qk_norm, size),
+        writes_scores=found.writes_scores,
+        caps_scores=_caps(config, found, "attn_logit_softcapping"),
+        caps_logits=_caps(config, found, "final_logit_softcapping"),
         experts=size.experts,
         experts_per_token=size.experts_per_token,
         expert_intermediate=size.expert_intermediate,
@@ -167,6 +170,11 @@ def _is_number(value: object) -> bool:
 
 def _trait(trait: bool | str, size: Dimensions) -> bool:  # noqa: FBT001
     return size.flag(trait) if isinstance(trait, str) else trait
+
+
+def _caps(config: Config, found: Family, name: str) -> bool:
+    """Whether there is such a cap; where the config is silent, transformers has one."""
+    return found.soft_caps and config.get(name, True) is not None
 
 
 def _longest_input(config: Config, found: Family, size: Dimensions) -> int:

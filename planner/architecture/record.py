@@ -29,6 +29,8 @@ class Architecture:
     positions            longest input; 0 where the position scheme sets no limit
     gated, parallel      MLP with a gate; attention and MLP side by side on one residual
     qk_norm              query and key are normalised
+    writes_scores        attention has no kernel that keeps the scores out of memory
+    caps_scores, caps_logits   scores, or logits, pass a tanh
     experts              routed experts of a layer, of which a token passes `experts_per_token`,
                          each `expert_intermediate` wide; all 0 where the MLP is dense
     norms                every norm of the model, in order
@@ -57,6 +59,9 @@ class Architecture:
     position: Position
     parallel: bool = False
     qk_norm: bool = False
+    writes_scores: bool = False
+    caps_scores: bool = False
+    caps_logits: bool = False
     experts: int = 0
     experts_per_token: int = 0
     expert_intermediate: int = 0

@@ -77,21 +77,24 @@ def _attention(shape: Architecture, run: Pass) -> float:
     fused = run.framework.fuses_qkv or shape.fused_qkv
     if shape.kv_heads < shape.heads and run.framework.repeats_keys:
         kept = 3 * queries
-    elif fused and shape.position == "rotary":
+    elif fused and shape.position == "rotary" and run.attention == "flash":
         # Query and key are rotated copies; value keeps the product it is a view of.
         kept = queries + keys + own
     else:
         kept = own
-    sums = FP32 * shape.heads if run.attention == "flash" else 0
-    return float(run.element * (kept + queries) + sums)
+    if run.attention == "full":
+        # A plain product keeps copies of its factors, and nobody the output.
+        return float(run.element * kept)
+    return float(run.element * (kept + queries) + FP32 * shape.heads)
 
 
 def _scores(shape: Architecture, run: Pass) -> float:
-    """Of full attention: the softmax in fp32, and its copy in another arithmetic."""
+    """Of full attention: the softmax in fp32, its copy in another arithmetic, and capped scores."""
     if run.attention == "flash":
         return 0.0
     copy = run.element if run.element != FP32 else 0
-    return (FP32 + copy) * shape.heads * run.sequence_length
+    capped = run.element if shape.caps_scores else 0
+    return (FP32 + copy + capped) * shape.heads * run.sequence_length
 
 
 def _mask(shape: Architecture, run: Pass) -> float:

@@ -26,7 +26,7 @@ INPUT_OF_ROLE = {
     "mlp.gate_up": "mlp",
     "mlp.down": "inner",
 }
-"""Linears of one input keep it once; "attended" is kept by the attention itself."""
+"""Linears of one input keep it once."""
 
 Places = dict[Scope, list[Sites]]
 
@@ -50,8 +50,12 @@ class AdapterCost(NamedTuple):
     shared_inputs, own_inputs   of `saved_elements` the inputs of adapted linears, each once for all
                                 that keep it; and what they would be if every one kept its own
     inner_inputs                of `shared_inputs` those of the MLP's last linear
+    attended_inputs             inputs of the attention's last linear, among `own_inputs` only: an
+                                attention may keep its output itself
     reaches_attention           1 where the first block's attention needs a gradient, 0 where the
                                 method adapts MLPs alone
+    reaches_mlp                 likewise of its MLP, 0 where the method adapts attention alone and
+                                the MLP is beside it
     read_elements               of the adapters in one pass, shared ones for every linear they serve
     """
 
@@ -74,6 +78,8 @@ class AdapterCost(NamedTuple):
     inner_inputs: int = 0
     read_elements: int = 0
     reaches_attention: int = 1
+    attended_inputs: int = 0
+    reaches_mlp: int = 1
 
 
 def adapter_cost(
@@ -90,6 +96,8 @@ def adapter_cost(
     trained, stored, shared = _numbers(method, places)
     tokens = lengths[method.size] * lengths["stacks"]
     inputs = _saved_inputs(costs)
+    attended = inputs.pop("attended", 0)
+    alone = _adapted_alone(method, scopes, targets)
     rows = DIRECTORY_BYTES * targets.site_count
     multiplications = served = saved = pass_multiplications = pass_elements = own_inputs = 0
     for cost, at in costs:
@@ -121,7 +129,9 @@ def adapter_cost(
         own_inputs=own_inputs,
         inner_inputs=inputs.get("inner", 0),
         read_elements=stored + shared * targets.site_count,
-        reaches_attention=int(not _adapts_only_mlps(method, scopes, targets)),
+        reaches_attention=int(alone != "mlp"),
+        attended_inputs=attended,
+        reaches_mlp=int(alone != "attention" or not shape.parallel),
     )
 
 
@@ -161,22 +171,24 @@ def _costs(method: Method, places: Places) -> list[tuple[SiteCost, Sites]]:
     return found
 
 
-def _adapts_only_mlps(method: Method, scopes: set[Scope], targets: TargetSet) -> bool:
-    inside = method.trains_base or method.adds_tokens or scopes & {"norm", "layer"}
-    return not inside and all(role.startswith(("mlp.", "experts.")) for role in targets.roles)
+def _adapted_alone(method: Method, scopes: set[Scope], targets: TargetSet) -> str | None:
+    """ "mlp" or "attention" where the method changes nothing else of a block."""
+    if method.trains_base or method.adds_tokens or scopes & {"norm", "layer"}:
+        return None
+    for part, prefixes in (("mlp", ("mlp.", "experts.")), ("attention", ("attention.",))):
+        if all(role.startswith(prefixes) for role in targets.roles):
+            return part
+    return None
 
 
 def _saved_inputs(costs: list[tuple[SiteCost, Sites]]) -> dict[str, int]:
-    """Elements per token of the linears' inputs by source, each once for all that keep it; the
-    attention keeps its output itself.
-    """
+    """Elements per token of the linears' inputs by source, each once for all that keep it."""
     inputs: dict[str, int] = {}
     for cost, at in costs:
         if cost.saves_input and at.target is not None:
             source = INPUT_OF_ROLE.get(at.target.role, at.target.role)
             width = at.passed * at.target.in_features
             inputs[source] = max(inputs.get(source, 0), width)
-    inputs.pop("attended", None)
     return inputs
 
 

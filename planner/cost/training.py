@@ -19,6 +19,7 @@ from planner.cost.activations import (
     attention_bytes,
     block_bytes,
     blocks,
+    mlp_bytes,
     outside_bytes,
 )
 from planner.cost.adapter import AdapterCost
@@ -126,7 +127,7 @@ class Base(NamedTuple):
     step         with the program that runs it, and its longest sequence
     width        of a trained number; `head` of them are a classifier's
     loss         what it holds besides the activations, at its largest
-    block        kept by one block, of which `attention` by its attention
+    block        kept by one block, of which `attention` by its attention and `mlp` by its MLP
     outside      kept by what follows the blocks
     copies       kept by all quantised products
     stream       one tensor on the residual stream
@@ -142,6 +143,7 @@ class Base(NamedTuple):
     loss: float
     block: float
     attention: float
+    mlp: float
     outside: float
     copies: float
     stream: float
@@ -175,7 +177,8 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
 @remembered
 def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
     length = step.sequence_length + input_tokens
-    step = step._replace(sequence_length=length, framework=step.program)
+    attention = "full" if shape.writes_scores else step.attention
+    step = step._replace(sequence_length=length, framework=step.program, attention=attention)
     width = step.adapter_element
     if step.trains_base:
         width = step.program.master_bytes or step.element
@@ -189,6 +192,7 @@ def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
         loss=larger(_loss_bytes(shape, step), _head_bytes(shape, step)),
         block=tokens * block_bytes(shape, run),
         attention=tokens * attention_bytes(shape, run),
+        mlp=tokens * mlp_bytes(shape, run),
         outside=tokens * outside_bytes(shape, run),
         copies=tokens * _copies(shape, step),
         stream=tokens * shape.hidden * step.element,
@@ -278,8 +282,10 @@ class Kept(NamedTuple):
 def _kept_bytes(shape: Architecture, adapter: AdapterCost, base: Base) -> Kept:
     count, step = blocks(shape), base.step
     kept = step.tokens * _adapter_bytes(shape, adapter, step) + base.copies
-    # No gradient reaches the first block's attention from adapters of the MLP alone.
+    # No gradient reaches the first block's attention from adapters of the MLP alone, nor an MLP
+    # beside it from those of the attention.
     kept = kept - (1 - adapter.reaches_attention) * base.attention
+    kept = kept - (1 - adapter.reaches_mlp) * base.mlp
     once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
     once = once + adapter.cache_tokens * base.position
     each = base.block + (kept + once) / count
@@ -290,8 +296,9 @@ def _kept_bytes(shape: Architecture, adapter: AdapterCost, base: Base) -> Kept:
 
 def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """Per token, of all adapters."""
+    attended = adapter.attended_inputs if step.attention == "full" else 0
     if step.trains_base:
-        return adapter.saved_elements * step.element
+        return (adapter.saved_elements + attended) * step.element
     casts = step.program.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
     element = step.adapter_element if casts else step.element
@@ -301,7 +308,7 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
     if casts:
         return (inner + adapter.own_inputs) * element
     twice = adapter.inner_inputs if _keeps_its_output(shape) else 0
-    return (inner + adapter.shared_inputs - twice) * element
+    return (inner + adapter.shared_inputs + attended - twice) * element
 
 
 def _copies(shape: Architecture, step: Step) -> float:
@@ -311,9 +318,12 @@ def _copies(shape: Architecture, step: Step) -> float:
         return 0.0
     inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
     inputs += blocks(shape) * shape.active_intermediate
+    attended = blocks(shape) * shape.heads * shape.head_dim
+    if step.attention == "full":
+        inputs += attended
     if framework.keeps_last_graph:
-        # The attention's output was freed with its graph, but for the product that reads it.
-        inputs += inputs + blocks(shape) * shape.heads * shape.head_dim
+        # An output that the attention kept was freed with its graph, but for this product.
+        inputs += inputs + (attended if step.attention == "flash" else 0)
     return inputs * step.element
 
 
@@ -381,11 +391,12 @@ def _loss_bytes(shape: Architecture, step: Step) -> float:
     if not step.causal:
         return step.batch_size * step.labels * step.program.logit_bytes[step.compute]
     # The compiler's loss takes no bias of the head, and falls back on all logits.
+    capped = step.element if shape.caps_logits else 0
     if step.loss == "full" or shape.biased_head:
-        return step.tokens * shape.vocab * step.program.logit_bytes[step.compute]
+        return step.tokens * shape.vocab * (step.program.logit_bytes[step.compute] + capped)
     copy = FP32 if step.compute != "fp32" else 0
     labelled = step.batch_size * (step.sequence_length - 1)
-    chunk = _chunk_tokens(labelled, shape.vocab) * shape.vocab * (step.element + copy)
+    chunk = _chunk_tokens(labelled, shape.vocab) * shape.vocab * (step.element + copy + capped)
     rows = 2 * labelled * shape.hidden * step.element
     if not step.trains_base:
         return chunk + rows

@@ -205,35 +205,24 @@ def step_of(row: Row) -> Step:
         causal=True,
         labels=0,
         loss="full",
-        # Soft-capped scores cannot use the kernel.
-        attention="full" if soft_capped(row["model"]) else "flash",
         dropout=0.05 if lora else 0.0,
         adapter_dtype="bf16",
         framework=LITGPT_2023 if old else LITGPT_2024,
     )
 
 
-def soft_capped(model: str) -> bool:
-    return _config(model)["model_type"] == "gemma2"
-
-
 def cost_of(row: Row, shape: Architecture, step: Step) -> AdapterCost:
     match row["method"]:
         case "Full FT":
             targets = tuple(t for t in shape.targets if t.role in ALL_LINEAR)
-            cost = adapter_cost(method("full"), None, target_set(targets), shape)
+            return adapter_cost(method("full"), None, target_set(targets), shape)
         case "LLaMA-Adapter":
-            cost = litgpt.adapter_v1_cost(shape, step.element, quantised=step.format != "bf16")
+            return litgpt.adapter_v1_cost(shape, step.element, quantised=step.format != "bf16")
         case "LLaMA-Adapter-v2":
-            cost = litgpt.adapter_v2_cost(shape, step.element)
+            return litgpt.adapter_v2_cost(shape, step.element)
         case _:
             chosen = litgpt.places(row["target_modules"])
-            cost = litgpt.lora_cost(shape, int(row["rank"]), chosen)
-    if soft_capped(row["model"]):
-        # tanh keeps its output, of the scores and of the logits.
-        capped = shape.layers * shape.heads * step.sequence_length + shape.vocab
-        cost = cost._replace(saved_elements=cost.saved_elements + capped)
-    return cost
+            return litgpt.lora_cost(shape, int(row["rank"]), chosen)
 
 
 @cache

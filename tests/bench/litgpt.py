@@ -49,7 +49,7 @@ def lora_cost(shape: Architecture, rank: int, chosen: frozenset[str]) -> Adapter
         numbers=shape.layers * numbers + head * rank * (hidden + shape.vocab),
         saved=shape.layers * (latents + padded) + head * rank,
         inputs=shape.layers * inputs + head * hidden,
-    )
+    )._replace(reaches_mlp=int(not shape.parallel or "mlp" in chosen))
 
 
 def adapter_v1_cost(shape: Architecture, element: int, *, quantised: bool) -> AdapterCost:

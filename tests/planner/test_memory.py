@@ -108,6 +108,69 @@ def test_block_checkpointing_keeps_a_residual_of_each_block_and_one_block() -> N
     assert block.activations_bytes == expected
 
 
+def test_full_attention_keeps_no_output_but_for_the_linear_that_reads_it() -> None:
+    """GPT-NeoX: the kernel keeps the fused product, which value is a view of, and its output; a
+    plain product keeps copies.
+    """
+    neox = architecture(TINY | {"model_type": "gpt_neox", "num_key_value_heads": 4})
+    step = STEP._replace(loss="full", framework=PEFT)
+    kept = {
+        (target, attention): training_memory(
+            neox, cost_of("lora", 4, neox, (target,)), step._replace(attention=attention)
+        ).activations_bytes
+        for target in ("attention.qkv", "all-linear")
+        for attention in ("flash", "full")
+    }
+    # Two blocks: the softmax of 4 heads and 8 keys for 4 sums; 3 x 64 for 6 x 64, or 7 with the
+    # output's linear beside it.
+    rises = 2 * 16 * 4 * (4 * 8 - 4 - 3 * 64)
+    assert kept["attention.qkv", "full"] - kept["attention.qkv", "flash"] == rises
+    assert kept["all-linear", "full"] - kept["all-linear", "flash"] == rises + 2 * 16 * 4 * 64
+
+
+def test_the_first_mlp_needs_no_gradient_beside_an_attention_that_is_adapted_alone() -> None:
+    config = TINY | {"model_type": "gpt_neox", "num_key_value_heads": 4}
+    beside, after = (
+        architecture(config | {"use_parallel_residual": parallel}) for parallel in (True, False)
+    )
+    kept = [
+        training_memory(shape, cost_of("lora", 4, shape, ("attention.qkv",)), STEP)
+        for shape in (beside, after)
+    ]
+    # The MLP's input to its GELU in one block, and the norms' of one block, which are one.
+    difference = kept[1].activations_bytes - kept[0].activations_bytes
+    assert difference == 16 * 4 * (128 + 2 * 64)
+
+
+def test_capped_scores_and_logits_are_kept() -> None:
+    """Gemma 2 has no kernel in torch for its scores, so they are kept whatever a step asks for."""
+    config = TINY | {"model_type": "gemma2", "head_dim": 16}
+    plain = config | {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    step = STEP._replace(compute="bf16", format="bf16", loss="full", framework=PEFT)
+    memory, uncapped = (
+        training_memory(shape, cost_of("lora", 4, shape), step)
+        for shape in (architecture(config), architecture(plain))
+    )
+    assert memory.activations_bytes - uncapped.activations_bytes == 2 * 16 * 2 * 4 * 8
+    assert memory.logits_bytes - uncapped.logits_bytes == 16 * 2 * 256
+    full = training_memory(
+        architecture(config), cost_of("lora", 4, SHAPE), step._replace(attention="full")
+    )
+    flash = training_memory(architecture(config), cost_of("lora", 4, SHAPE), step)
+    assert full == flash
+
+
+def test_bloom_keeps_the_input_of_its_gelu_alone() -> None:
+    shape = architecture(
+        {"model_type": "bloom", "n_embed": 64, "n_layer": 2, "n_head": 4, "vocab_size": 256}
+    )
+    memory = training_memory(shape, cost_of("lora", 4, shape, ("attention.qkv",)), STEP)
+    # Norms, query, key and value, the softmax of 8 keys, GELU, the adapted input and A x; the norm
+    # after the embedding takes the place of the first, which no gradient reaches.
+    block = 2 * 64 + 3 * 64 + 4 * 8 + 256 + 64 + 4
+    assert memory.activations_bytes == 16 * 4 * (2 * block + 2 * 64)
+
+
 def test_a_router_keeps_what_its_experts_gave() -> None:
     """Of 16 experts 8, each 48 wide; 2 x 8 tokens, fp32, LoRA r4 on attention."""
     config = TINY | {

@@ -28,8 +28,10 @@ def modules(size: Dimensions) -> Iterator[Module]:
 FAMILY = Family(
     kind="decoder",
     norm="layernorm",
-    activation="gelu_tanh",
+    # Its tanh form is one function of autograd, which keeps what a kernel would.
+    activation="gelu",
     position="alibi",
+    writes_scores=True,
     modules=modules,
     aliases={"hidden_size": "n_embed"},
     expansion=4,

@@ -66,6 +66,7 @@ FAMILY = Family(
     activation="gelu",
     position="relative",
     modules=modules,
+    writes_scores=True,
     options={
         "type_vocab_size": 0,
         "relative_attention": False,

@@ -1,5 +1,5 @@
 """Gemma 2 (Riviere et al., 2024): norms before and after attention and MLP; every other layer
-looks back one sliding window."""
+looks back one sliding window; scores, in eager attention alone, and logits are soft-capped."""
 
 from collections.abc import Iterator
 
@@ -22,4 +22,9 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = gemma.FAMILY._replace(modules=modules, sliding_layers=lambda _, layers: (layers + 1) // 2)
+FAMILY = gemma.FAMILY._replace(
+    modules=modules,
+    sliding_layers=lambda _, layers: (layers + 1) // 2,
+    writes_scores=True,
+    soft_caps=True,
+)

@@ -23,4 +23,10 @@ def sliding_layers(config: Mapping[str, object], layers: int) -> int:
     return layers - layers // pattern if isinstance(pattern, int) and pattern > 0 else 0
 
 
-FAMILY = gemma2.FAMILY._replace(modules=modules, qk_norm=True, sliding_layers=sliding_layers)
+FAMILY = gemma2.FAMILY._replace(
+    modules=modules,
+    qk_norm=True,
+    sliding_layers=sliding_layers,
+    writes_scores=False,
+    soft_caps=False,
+)

@@ -32,6 +32,7 @@ FAMILY = Family(
     activation_field="activation_function",
     position="rotary",
     modules=modules,
+    writes_scores=True,
     aliases={"max_position_embeddings": "n_positions"},
     tied=False,
     parallel=True,
