@@ -130,6 +130,7 @@ class Method:
 
     `builds` says whether the compiler can train and serve it yet. `ranks` are the sizes to weigh,
     and `size` is what they count. `needs_weight` says when the dense base weight is read.
+    `drops_input` says whether a dropout of the input is among its options.
     `costs` are declared where `update` cannot say what happens, by scope. `misfit` says why a
     target cannot be adapted at that size. `adds_tokens` are positions of the input, or of the keys
     and values only. `forward_passes` counts those of the base. `optimizer_elements` are numbers an
@@ -145,6 +146,7 @@ class Method:
     tensors: tuple[TensorSpec, ...]
     update: Callable[[Mapping[str, Tensor], Site], Update] = outside_the_algebra
     costs: Mapping[Scope, Callable[[Dimensions], Cost]] = field(default_factory=dict)
+    drops_input: bool = False
     scaling: Callable[[int, float], float] | None = None
     ranks: tuple[int, ...] = ()
     size: str = "rank"

@@ -49,6 +49,7 @@ class AdapterCost(NamedTuple):
     optimizer_elements          numbers that the moments of AdamW, or their projections, hold
     shared_inputs, own_inputs   of `saved_elements` the inputs of adapted linears, each once for all
                                 that keep it; and what they would be if every one kept its own
+    dropped_inputs              inputs of adapted linears that the method can drop some of
     inner_inputs                of `shared_inputs` those of the MLP's last linear
     attended_inputs             inputs of the attention's last linear, among `own_inputs` only: an
                                 attention may keep its output itself
@@ -78,6 +79,7 @@ class AdapterCost(NamedTuple):
     inner_inputs: int = 0
     read_elements: int = 0
     reaches_attention: int = 1
+    dropped_inputs: int = 0
     attended_inputs: int = 0
     reaches_mlp: int = 1
 
@@ -99,7 +101,8 @@ def adapter_cost(
     attended = inputs.pop("attended", 0)
     alone = _adapted_alone(method, scopes, targets)
     rows = DIRECTORY_BYTES * targets.site_count
-    multiplications = served = saved = pass_multiplications = pass_elements = own_inputs = 0
+    multiplications = served = saved = pass_multiplications = pass_elements = 0
+    own_inputs = dropped = 0
     for cost, at in costs:
         rows += at.copies * cost.row_bytes
         multiplications += at.passed * cost.multiplications
@@ -107,8 +110,9 @@ def adapter_cost(
         saved += at.passed * cost.saved_elements
         pass_multiplications += at.copies * cost.pass_multiplications
         pass_elements += at.copies * cost.pass_elements
-        if cost.saves_input and at.target is not None:
-            own_inputs += at.passed * at.target.in_features
+        if at.target is not None:
+            own_inputs += at.passed * at.target.in_features * cost.saves_input
+            dropped += at.passed * at.target.in_features * method.drops_input
     shared_inputs = sum(inputs.values())
     return AdapterCost(
         trainable_parameters=trained + (shape.parameters if method.trains_base else 0),
@@ -130,6 +134,7 @@ def adapter_cost(
         inner_inputs=inputs.get("inner", 0),
         read_elements=stored + shared * targets.site_count,
         reaches_attention=int(alone != "mlp"),
+        dropped_inputs=dropped,
         attended_inputs=attended,
         reaches_mlp=int(alone != "attention" or not shape.parallel),
     )
@@ -172,7 +177,7 @@ def _costs(method: Method, places: Places) -> list[tuple[SiteCost, Sites]]:
 
 
 def _adapted_alone(method: Method, scopes: set[Scope], targets: TargetSet) -> str | None:
-    """ "mlp" or "attention" where the method changes nothing else of a block."""
+    """The one part of a block that the method changes, "mlp" or "attention"; else None."""
     if method.trains_base or method.adds_tokens or scopes & {"norm", "layer"}:
         return None
     for part, prefixes in (("mlp", ("mlp.", "experts.")), ("attention", ("attention.",))):

@@ -8,6 +8,8 @@ plugins), and this project's compiler.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from planner.cost.weights import QUANTISED
+
 
 class Framework(NamedTuple):
     """The facts, true or false of a program; bytes are per element.
@@ -21,7 +23,7 @@ class Framework(NamedTuple):
     repeats_keys             grouped keys and values are copied to every head of their group
     fuses_qkv                query, key and value are one product, and value stays a view of it
     fuses_gelu               tanh GELU is one kernel; written out it keeps four tensors
-    keeps_quantised_inputs   a product with a quantised weight keeps its input
+    keeps_quantised_inputs   formats of weights whose products keep their input
     keeps_last_graph         what the last micro-batch holds outside autograd, and its logits, live
                              until the next one's loss replaces them
     quantises_head           the head is quantised with the other linears
@@ -40,7 +42,7 @@ class Framework(NamedTuple):
     repeats_keys: bool
     fuses_qkv: bool
     fuses_gelu: bool
-    keeps_quantised_inputs: bool
+    keeps_quantised_inputs: tuple[str, ...]
     keeps_last_graph: bool
     quantises_head: bool
     ties_head: bool
@@ -62,7 +64,7 @@ PARETUNE = Framework(
     repeats_keys=True,
     fuses_qkv=False,
     fuses_gelu=False,
-    keeps_quantised_inputs=False,
+    keeps_quantised_inputs=(),
     keeps_last_graph=False,
     quantises_head=False,
     ties_head=True,
@@ -81,13 +83,14 @@ PEFT = PARETUNE._replace(
     casts_inputs=True,
     dense_in_compute=False,
     master_bytes=None,
+    keeps_quantised_inputs=("int8",),
     # A copy in the arithmetic's type.
     dequantised_bytes={"fp32": 4.0, "bf16": 2.0},
     # The model's output keeps its logits; then log-softmax and both gradients, in fp32.
     logit_bytes={"fp32": 16, "bf16": 14},
 )
 """transformers with PEFT: fp32 adapters on the model's type, all logits; bitsandbytes of 2025,
-whose 4-bit product no longer keeps its input.
+whose 4-bit product no longer keeps its input, and whose 8-bit one does.
 """
 
 LITGPT_2023 = Framework(
@@ -99,7 +102,7 @@ LITGPT_2023 = Framework(
     repeats_keys=True,
     fuses_qkv=True,
     fuses_gelu=True,
-    keeps_quantised_inputs=True,
+    keeps_quantised_inputs=QUANTISED,
     keeps_last_graph=False,
     quantises_head=True,
     ties_head=False,

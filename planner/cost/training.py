@@ -303,10 +303,15 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
     inner = adapter.saved_elements - adapter.shared_inputs
     element = step.adapter_element if casts else step.element
     if step.dropout:
-        # The dropped input and its mask, of every adapted linear.
-        return inner * element + adapter.own_inputs * (element + 1)
+        # A mask of every adapted linear's input, and the dropped input of those that keep theirs.
+        drops = adapter.dropped_inputs > 0
+        inputs = where(drops, adapter.own_inputs, adapter.shared_inputs + attended)
+        return (inner + inputs) * element + adapter.dropped_inputs
     if casts:
         return (inner + adapter.own_inputs) * element
+    if step.format in step.program.keeps_quantised_inputs:
+        # The product with the weight keeps them already.
+        return inner * element
     twice = adapter.inner_inputs if _keeps_its_output(shape) else 0
     return (inner + adapter.shared_inputs + attended - twice) * element
 
@@ -314,7 +319,7 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
 def _copies(shape: Architecture, step: Step) -> float:
     """Per token, what quantised products keep: this micro-batch's, and the last one's."""
     framework = step.program
-    if step.format not in QUANTISED or not framework.keeps_quantised_inputs:
+    if step.format not in framework.keeps_quantised_inputs:
         return 0.0
     inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
     inputs += blocks(shape) * shape.active_intermediate

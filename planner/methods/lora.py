@@ -23,6 +23,7 @@ METHOD = Method(
     scaling=lambda rank, alpha: alpha / rank,
     ranks=(4, 8, 16, 32, 64, 128),
     default_alpha=lambda rank: 2.0 * rank,
+    drops_input=True,
     learning_rate=2e-4,
     converts_to=SAME_RANK,
     peft_config={"peft_type": "LORA"},

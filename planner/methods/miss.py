@@ -20,6 +20,7 @@ METHOD = Method(
     misfit=lambda d: (
         f"rank {d['rank']} is more than its width {d['in']}" if d["rank"] > d["in"] else None
     ),
+    drops_input=True,
     learning_rate=1e-4,
     converts_to=SAME_RANK,
     peft_config={"peft_type": "MISS"},

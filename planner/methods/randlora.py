@@ -61,6 +61,7 @@ METHOD = Method(
     scaling=lambda rank, alpha: alpha / rank,
     ranks=(16, 32, 64),
     default_alpha=lambda rank: 20.0 * rank,
+    drops_input=True,
     learning_rate=1e-4,
     serves=("merged",),
     converts_to=TRUNCATED,

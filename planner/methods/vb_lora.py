@@ -59,6 +59,7 @@ METHOD = Method(
     costs={"target": cost},
     ranks=(4, 8),
     misfit=misfit,
+    drops_input=True,
     learning_rate=1e-3,
     converts_to=SAME_RANK,
     peft_config={"peft_type": "VBLORA"},

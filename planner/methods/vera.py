@@ -50,6 +50,7 @@ METHOD = Method(
     ),
     update=update,
     ranks=(64, 128, 256),
+    drops_input=True,
     learning_rate=3e-3,
     converts_to=SAME_RANK,
     peft_config={"peft_type": "VERA"},

@@ -34,6 +34,7 @@ METHOD = Method(
     costs={"target": cost},
     ranks=(2, 4, 8),
     size="experts",
+    drops_input=True,
     learning_rate=1e-4,
     forward_passes=2,
     serves=("unmerged",),

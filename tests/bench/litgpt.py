@@ -100,4 +100,5 @@ def _cost(*, numbers: int, saved: float, inputs: int) -> AdapterCost:
         optimizer_elements=2 * numbers,
         shared_inputs=inputs,
         own_inputs=inputs,
+        dropped_inputs=inputs,
     )

@@ -272,13 +272,35 @@ def test_litgpt_unties_heads_and_keeps_what_is_multiplied_with_quantised_weights
     head = 2 * LLAMA.vocab * LLAMA.hidden
     assert untied.weights_bytes - tied.weights_bytes == head
     step = BF16._replace(framework=LITGPT_2023, loss="full", format="nf4")
-    kept = step._replace(framework=LITGPT_2023._replace(keeps_quantised_inputs=False))
+    kept = step._replace(framework=LITGPT_2023._replace(keeps_quantised_inputs=()))
     difference = (
         training_memory(LLAMA, QV, step).activations_bytes
         - training_memory(LLAMA, QV, kept).activations_bytes
     )
-    # Both norms' outputs and the MLP's product, 28 layers.
-    assert difference == pytest.approx(BF16.tokens * 2 * 28 * (2 * 3072 + 8192))
+    # The MLP's input and its product, 28 layers; the adapters keep the attention's input anyway.
+    assert difference == pytest.approx(BF16.tokens * 2 * 28 * (3072 + 8192))
+
+
+def test_bitsandbytes_keeps_what_is_multiplied_with_int8_weights_only() -> None:
+    step = BF16._replace(loss="full")
+    kept = {
+        format_: training_memory(LLAMA, QV, step._replace(format=format_)).activations_bytes
+        for format_ in ("bf16", "nf4", "int8")
+    }
+    assert kept["nf4"] == kept["bf16"]
+    # Both norms' outputs and the MLP's product; the adapters keep copies in fp32.
+    assert kept["int8"] - kept["bf16"] == BF16.tokens * 2 * 28 * (2 * 3072 + 8192)
+
+
+def test_dropout_is_of_the_method() -> None:
+    """VeRA's A is frozen and needs a mask alone; IA3 has no dropout."""
+    masks = 2 * 16 * (2 * 64 + 128)
+    for name, rank, expected in (("vera", 64, masks), ("ia3", None, 0)):
+        cost = cost_of(name, rank, SHAPE, ("attention.key", "attention.value", "mlp.down"))
+        plain, dropped = (
+            training_memory(SHAPE, cost, STEP._replace(dropout=share)) for share in (0.0, 0.1)
+        )
+        assert dropped.activations_bytes - plain.activations_bytes == expected
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
