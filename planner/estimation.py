@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from planner import catalog
+from planner.architecture import Architecture
 from planner.candidates import (
     Adapter,
     Form,
@@ -52,10 +53,12 @@ UNLIMITED_GIB = 1e6
 class Case(Section):
     """One candidate and where it runs; None is the method's default, or no limit.
 
-    The defaults are what the compiler does: fp32 adapters, attention that keeps no scores, a loss
-    in chunks; arithmetic in fp32 on an fp32 base and else in bf16; 1024 tokens or what the model
-    has. `framework` says which program's way of keeping tensors is meant; by default a full loss
-    means transformers with PEFT. All targets named must be ones that the method adapts.
+    The defaults are what the compiler does: fp32 adapters, attention that keeps no scores where the
+    family has such a kernel, a loss in chunks; arithmetic in fp32 on an fp32 base and else in bf16;
+    1024 tokens or what the model has. The format "nf4_single" is NF4 without double quantisation
+    while training; served, it is NF4. `framework` says which program's way of keeping tensors is
+    meant; by default a full loss means transformers with PEFT. All targets named must be ones that
+    the method adapts, and no option may be one that the method has no use for.
     """
 
     schema_version: Literal[1] = 1
@@ -63,14 +66,14 @@ class Case(Section):
     method: str = "lora"
     rank: Annotated[int, Field(ge=1, le=4096)] | None = None
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    format: Format = "bf16"
+    format: Format | Literal["nf4_single"] = "bf16"
     compute: Compute | None = None
-    adapter_dtype: Compute = "fp32"
+    adapter_dtype: Compute | None = None
     batch_size: Count = 1
     gradient_accumulation: Count = 1
     sequence_length: Count | None = None
     checkpointing: Checkpointing = "none"
-    attention: Attention = "flash"
+    attention: Attention | None = None
     optimizer: Optimizer = "adamw"
     loss: Loss = "chunked"
     framework: Literal["paretune", "peft", "litgpt-2023", "litgpt-2024"] | None = None
@@ -104,13 +107,13 @@ def estimate(case: Case) -> Estimate:
     case = _stated(case, chosen)
     scenario = resolve(_spec(case, chosen))
     adapter = _adapter(scenario, case)
-    form = Form(case.format, case.export or chosen.serves[0], case.precision)
+    form = Form(_served(case.format), case.export or chosen.serves[0], case.precision)
     refused = form_refusal(scenario, chosen, adapter.rank, form)
     if refused is not None:
         raise UsageError(f"{refused.subject}: {refused.reason}")
     step = step_of(scenario, adapter, case.format, case.checkpointing, case.batch_size)._replace(
-        adapter_dtype=case.adapter_dtype,
-        attention=case.attention,
+        adapter_dtype=case.adapter_dtype or "fp32",
+        attention=case.attention or "flash",
         optimizer=case.optimizer,
         loss=case.loss,
         dropout=case.dropout,
@@ -120,16 +123,45 @@ def estimate(case: Case) -> Estimate:
     found = evaluated(scenario, adapter, form, micro.required_bytes)
     schedule = training(scenario, -(-scenario.examples // micro.examples))
     named = figures(scenario, found, micro, schedule)
+    reason = _unbuilt(case, scenario.architecture)
+    if reason:
+        named = {key: _assumed(key, value, reason) for key, value in named.items()}
     return Estimate(case=case, values=nested(named), figures=named)
 
 
+def _served(format_: str) -> str:
+    """The base that a runtime loads; each packs NF4 in its own way."""
+    return "nf4" if format_ == "nf4_single" else format_
+
+
+def _unbuilt(case: Case, shape: Architecture) -> str | None:
+    """Why the compiler cannot be what the case is of, or None."""
+    if case.framework != "paretune":
+        return None
+    if case.format in ("int8", "nf4_single"):
+        return f"the compiler does not build {case.format} bases"
+    if shape.writes_scores:
+        return f"the compiler does not build attention without a kernel, as {shape.model_type} has"
+    return None
+
+
+def _assumed(key: str, found: Figure, reason: str) -> Figure:
+    """What the compiler would do is assumed where it does not do it."""
+    if not key.startswith("training.") or found.evidence != "derived":
+        return found
+    return found.model_copy(update={"evidence": "assumed", "source": f"{found.source}; {reason}"})
+
+
 def _stated(case: Case, chosen: Method) -> Case:
-    """The case with its defaults filled in; raises UsageError for a format that cannot be."""
+    """The case with its defaults filled in; raises UsageError for what cannot be."""
     formats = chosen.formats
     # Int8 is a base that any adapter leaves frozen; the compiler does not build it yet.
-    if case.format not in formats and not (case.format == "int8" and len(formats) == EVERY_FORMAT):
+    frozen = case.format == "int8" and len(formats) == EVERY_FORMAT
+    if _served(case.format) not in formats and not frozen:
         raise UsageError(f"{chosen.name} trains on {' or '.join(formats)}, not on {case.format}")
-    positions = catalog.model(case.model).architecture.positions
+    shape = catalog.model(case.model).architecture
+    _check_options(case, chosen, shape)
+    positions = shape.positions
     length = case.sequence_length or min(DEFAULT_LENGTH, positions or DEFAULT_LENGTH)
     if positions and length > positions:
         raise UsageError(f"sequence {length} is more than the model's {positions}")
@@ -138,10 +170,43 @@ def _stated(case: Case, chosen: Method) -> Case:
             "rank": _rank(case, chosen),
             "compute": case.compute or ("fp32" if case.format == "fp32" else "bf16"),
             "sequence_length": length,
+            "adapter_dtype": case.adapter_dtype or (None if chosen.trains_base else "fp32"),
+            "attention": case.attention or ("full" if shape.writes_scores else "flash"),
             "framework": case.framework or ("peft" if case.loss == "full" else "paretune"),
             "export": case.export or chosen.serves[0],
         }
     )
+
+
+def _check_options(case: Case, chosen: Method, shape: Architecture) -> None:
+    """Raises UsageError for an option that the method or the model has no use for."""
+    name = chosen.name
+    if case.targets is not None and (chosen.trains_base or not chosen.targets):
+        raise UsageError(
+            f"{name} adapts no linears, so it has no targets: {', '.join(case.targets)}",
+            hint="leave --targets out",
+        )
+    if case.adapter_dtype is not None and chosen.trains_base:
+        raise UsageError(
+            f"{name} trains the model itself, so it has no adapters in {case.adapter_dtype}",
+            hint="leave --adapter-dtype out; --format and --framework say how its weights are held",
+        )
+    if case.optimizer == "galore" and not chosen.trains_base:
+        raise UsageError(
+            f"galore projects gradients of whole matrices, which {name} does not train",
+            hint="take --optimizer adamw, adamw8bit or paged_adamw8bit, or --method full",
+        )
+    if case.dropout and not chosen.drops_input:
+        raise UsageError(
+            f"{name} has no dropout of its inputs, so not {case.dropout}",
+            hint="leave --dropout out",
+        )
+    if case.attention == "flash" and shape.writes_scores:
+        raise UsageError(
+            f"{shape.model_type} has no attention that keeps its scores out of memory, as "
+            f"'{case.attention}' does",
+            hint="take --attention full",
+        )
 
 
 def _adapter(scenario: Scenario, case: Case) -> Adapter:
@@ -149,7 +214,7 @@ def _adapter(scenario: Scenario, case: Case) -> Adapter:
     first = next(iter(adapters(scenario, unbuildable=True)))
     if isinstance(first, Refusal):
         raise UsageError(f"{first.subject}: {first.reason}")
-    if case.targets is not None and first.method.targets:
+    if case.targets is not None:
         _check_all_adapted(scenario, first, case.targets)
     return first
 
@@ -194,7 +259,7 @@ def _spec(case: Case, chosen: Method) -> Spec:
         pinned=Pinned(
             method=case.method,
             rank=case.rank,
-            targets=None if chosen.trains_base else case.targets,
+            targets=case.targets,
             compute=case.compute,
             batch_size=case.batch_size,
             gradient_accumulation=case.gradient_accumulation,

@@ -29,14 +29,23 @@ def _choice(values: object) -> click.Choice[str]:
     help="Roles, all-linear (without experts, their router and the head) or module-name patterns, "
     "with commas.",
 )
-@click.option("--format", "format_", type=_choice(Format), default="bf16", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice([*get_args(Format), "nf4_single"]),
+    default="bf16",
+    show_default=True,
+    help="nf4_single is nf4 without double quantisation.",
+)
 @click.option("--compute", type=_choice(Compute), help="Default: fp32 on an fp32 base, else bf16.")
-@click.option("--adapter-dtype", type=_choice(Compute), default="fp32", show_default=True)
+@click.option("--adapter-dtype", type=_choice(Compute), help="Default: fp32.")
 @click.option("--batch", "batch_size", type=int, default=1, show_default=True)
 @click.option("--accumulation", "gradient_accumulation", type=int, default=1, show_default=True)
 @click.option("--sequence", "sequence_length", type=int, help="Default: 1024, or the model's.")
 @click.option("--checkpointing", type=_choice(Checkpointing), default="none", show_default=True)
-@click.option("--attention", type=_choice(Attention), default="flash", show_default=True)
+@click.option(
+    "--attention", type=_choice(Attention), help="Default: flash, or full without a kernel for it."
+)
 @click.option("--optimizer", type=_choice(Optimizer), default="adamw", show_default=True)
 @click.option("--loss", type=_choice(Loss), default="chunked", show_default=True)
 @click.option("--framework", help="paretune, peft, litgpt-2023 or litgpt-2024; default by loss.")

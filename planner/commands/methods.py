@@ -70,6 +70,7 @@ def _document(found: Method) -> dict[str, object]:
         "trains_base": found.trains_base,
         "adds_tokens": found.adds_tokens,
         "forward_passes": found.forward_passes,
+        "drops_input": found.drops_input,
         "serves": found.serves,
         "converts_to": _conversion(found),
         "peft_config": found.peft_config,

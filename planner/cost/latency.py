@@ -317,7 +317,7 @@ def training_step(
         + (micro_batches * cast_bytes + _update_bytes(optimizer, trained_bytes)) * updated,
         host_seconds=micro_batches
         * _blocks(shape)
-        * EAGER.host_seconds(adapted=True, quantised=format_ == "nf4")
+        * EAGER.host_seconds(adapted=True, quantised=format_.startswith("nf4"))
         * (1.0 + BACKWARD_HOST + recomputes),
         waits=False,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from planner import Case, estimate
+from planner import Case, catalog, estimate
 from planner.cli import main
 from planner.errors import UsageError
 from planner.method import methods
@@ -129,6 +129,56 @@ def test_more_tokens_never_take_less_memory(model: str, method: str) -> None:
     assert found == sorted(found)
 
 
+def test_attention_without_a_kernel_keeps_its_scores() -> None:
+    case = Case(model="gemma-2-2b", loss="full", sequence_length=512)
+    found = estimate(case)
+    assert found.case.attention == "full"
+    assert found.figures["training.peak_allocated_bytes"].evidence == "derived"
+    assert estimate(Case(model="gemma-2b")).case.attention == "flash"
+
+
+def test_nf4_without_double_quantisation_takes_its_scales() -> None:
+    found = {name: estimate(changed(format=name)) for name in ("nf4", "nf4_single")}
+    stored = {
+        name: each.figures["training.parts.weights_bytes"].value for name, each in found.items()
+    }
+    linears = catalog.model("llama-3.2-3b").architecture.linear_parameters
+    # An fp32 scale per 64 weights; doubly quantised a byte, and an fp32 one per 256 of them.
+    expected = linears / 64 * (4 - 1 - 4 / 256)
+    assert stored["nf4_single"] - stored["nf4"] == pytest.approx(expected)
+    for key in ("serving.memory_bytes", "quality.difference_points"):
+        assert found["nf4_single"].figures[key] == found["nf4"].figures[key]
+    seconds = [
+        estimate(changed(format=name, hardware="l4")).figures["training.step_seconds"].value
+        for name in found
+    ]
+    assert seconds[1] == pytest.approx(seconds[0], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"format": "int8"}, "does not build int8 bases"),
+        ({"format": "nf4_single"}, "does not build nf4_single bases"),
+        ({"model": "gemma-2-2b"}, "does not build attention without a kernel, as gemma2 has"),
+    ],
+)
+def test_what_the_compiler_does_not_build_is_assumed(
+    fields: dict[str, object], reason: str
+) -> None:
+    peak = estimate(changed(**fields)).figures["training.peak_allocated_bytes"]
+    assert peak.evidence == "assumed"
+    assert peak.source.endswith(reason)
+    elsewhere = estimate(changed(**fields, framework="peft"))
+    assert elsewhere.figures["training.peak_allocated_bytes"].evidence == "derived"
+
+
+def test_what_is_stated_can_be_asked_again() -> None:
+    for fields in ({}, {"method": "full", "rank": None}, {"model": "gemma-2-2b"}):
+        found = estimate(changed(**fields))
+        assert estimate(found.case) == found
+
+
 def test_a_config_file_is_enough(tmp_path: Path) -> None:
     config = {
         "model_type": "llama",
@@ -156,6 +206,15 @@ def test_a_config_file_is_enough(tmp_path: Path) -> None:
             "ia3 adapts nothing of the target 'experts.up'",
         ),
         ({"hardware": "l5"}, "unknown hardware 'l5'"),
+        ({"method": "full", "targets": ["q_proj"]}, "full adapts no linears.*q_proj"),
+        ({"method": "prompt_tuning", "targets": ["q_proj"]}, "prompt_tuning adapts no linears"),
+        ({"method": "full", "adapter_dtype": "bf16"}, "full trains the model itself"),
+        ({"optimizer": "galore"}, "galore projects gradients of whole matrices.*lora"),
+        ({"method": "ia3", "dropout": 0.1}, "ia3 has no dropout of its inputs, so not 0.1"),
+        ({"method": "fourierft", "dropout": 0.1}, "fourierft has no dropout"),
+        ({"model": "gemma-2-2b", "attention": "flash"}, "gemma2 has no attention.*'flash'"),
+        ({"model": "bloomz-7b1", "attention": "flash"}, "bloom has no attention"),
+        ({"method": "full", "format": "nf4_single"}, "full trains on .*, not on nf4_single"),
         ({"sequence_length": 10**7}, "more than the model's"),
     ],
 )
