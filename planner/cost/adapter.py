@@ -28,6 +28,9 @@ INPUT_OF_ROLE = {
 }
 """Linears of one input keep it once."""
 
+FUSIBLE = ("attention.query", "attention.key", "attention.value")
+"""Linears that a framework may make one of."""
+
 Places = dict[Scope, list[Sites]]
 
 
@@ -49,6 +52,8 @@ class AdapterCost(NamedTuple):
     optimizer_elements          numbers that the moments of AdamW, or their projections, hold
     shared_inputs, own_inputs   of `saved_elements` the inputs of adapted linears, each once for all
                                 that keep it; and what they would be if every one kept its own
+    repeated_inputs             of `own_inputs` those of query, key and value but for one of them
+    partial_outputs             outputs of query, key and value, where some of the three are adapted
     dropped_inputs              inputs of adapted linears that the method can drop some of
     inner_inputs                of `shared_inputs` those of the MLP's last linear
     attended_inputs             inputs of the attention's last linear, among `own_inputs` only: an
@@ -79,6 +84,8 @@ class AdapterCost(NamedTuple):
     inner_inputs: int = 0
     read_elements: int = 0
     reaches_attention: int = 1
+    repeated_inputs: int = 0
+    partial_outputs: int = 0
     dropped_inputs: int = 0
     attended_inputs: int = 0
     reaches_mlp: int = 1
@@ -114,6 +121,7 @@ def adapter_cost(
             own_inputs += at.passed * at.target.in_features * cost.saves_input
             dropped += at.passed * at.target.in_features * method.drops_input
     shared_inputs = sum(inputs.values())
+    fusible = _fusible(costs)
     return AdapterCost(
         trainable_parameters=trained + (shape.parameters if method.trains_base else 0),
         stored_bytes=FLOAT_BYTES * stored,
@@ -134,6 +142,8 @@ def adapter_cost(
         inner_inputs=inputs.get("inner", 0),
         read_elements=stored + shared * targets.site_count,
         reaches_attention=int(alone != "mlp"),
+        repeated_inputs=fusible.repeated_inputs,
+        partial_outputs=fusible.partial_outputs,
         dropped_inputs=dropped,
         attended_inputs=attended,
         reaches_mlp=int(alone != "attention" or not shape.parallel),
@@ -184,6 +194,25 @@ def _adapted_alone(method: Method, scopes: set[Scope], targets: TargetSet) -> st
         if all(role.startswith(prefixes) for role in targets.roles):
             return part
     return None
+
+
+class Fusible(NamedTuple):
+    repeated_inputs: int
+    partial_outputs: int
+
+
+def _fusible(costs: list[tuple[SiteCost, Sites]]) -> Fusible:
+    """What an adapter of one fused product keeps less, and more, than one of each part of it."""
+    inputs: list[int] = []
+    roles: set[str] = set()
+    outputs = 0
+    for cost, at in costs:
+        if cost.saves_input and at.target is not None and at.target.role in FUSIBLE:
+            inputs.append(at.passed * at.target.in_features)
+            outputs += at.passed * at.target.out_features
+            roles.add(at.target.role)
+    repeated = sum(inputs) - max(inputs, default=0)
+    return Fusible(repeated, outputs if len(roles) < len(FUSIBLE) else 0)
 
 
 def _saved_inputs(costs: list[tuple[SiteCost, Sites]]) -> dict[str, int]:

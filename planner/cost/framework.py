@@ -21,7 +21,8 @@ class Framework(NamedTuple):
     master_bytes             of a trained base's number, beside a copy in the arithmetic's type;
                              None where the base itself is trained
     repeats_keys             grouped keys and values are copied to every head of their group
-    fuses_qkv                query, key and value are one product, and value stays a view of it
+    fuses_qkv                query, key and value are one product with one adapter, and value stays
+                             a view of it
     fuses_gelu               tanh GELU is one kernel; written out it keeps four tensors
     keeps_quantised_inputs   formats of weights whose products keep their input
     keeps_last_graph         what the last micro-batch holds outside autograd, and its logits, live

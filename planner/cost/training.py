@@ -302,13 +302,19 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
     casts = step.program.casts_inputs and step.adapter_dtype != step.compute
     inner = adapter.saved_elements - adapter.shared_inputs
     element = step.adapter_element if casts else step.element
+    repeated: float = 0
+    if step.program.fuses_qkv:
+        # Its one adapter drops its input once, and keeps outputs that it copies into a padded one.
+        repeated = adapter.repeated_inputs
+        inner = inner + adapter.partial_outputs
+    own = adapter.own_inputs - repeated
     if step.dropout:
         # A mask of every adapted linear's input, and the dropped input of those that keep theirs.
         drops = adapter.dropped_inputs > 0
-        inputs = where(drops, adapter.own_inputs, adapter.shared_inputs + attended)
-        return (inner + inputs) * element + adapter.dropped_inputs
+        inputs = where(drops, own, adapter.shared_inputs + attended)
+        return (inner + inputs) * element + where(drops, adapter.dropped_inputs - repeated, 0)
     if casts:
-        return (inner + adapter.own_inputs) * element
+        return (inner + own) * element
     if step.format in step.program.keeps_quantised_inputs:
         # The product with the weight keeps them already.
         return inner * element

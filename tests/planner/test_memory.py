@@ -281,6 +281,29 @@ def test_litgpt_unties_heads_and_keeps_what_is_multiplied_with_quantised_weights
     assert difference == pytest.approx(BF16.tokens * 2 * 28 * (3072 + 8192))
 
 
+@pytest.mark.parametrize(
+    ("targets", "inputs", "outputs"),
+    [
+        (("attention.query", "attention.value"), 1, 64 + 32),
+        (("attention.query", "attention.key", "attention.value"), 2, 0),
+        (("attention.query",), 0, 64),
+        (("mlp.up",), 0, 0),
+    ],
+)
+def test_litgpt_drops_the_input_of_query_key_and_value_once_and_pads_their_outputs(
+    targets: tuple[str, ...], inputs: int, outputs: int
+) -> None:
+    apart = LITGPT_2023._replace(name="apart", fuses_qkv=False)
+    cost = cost_of("lora", 4, SHAPE, targets)
+    fused, separate = (
+        training_memory(SHAPE, cost, STEP._replace(loss="full", dropout=0.1, framework=program))
+        for program in (LITGPT_2023, apart)
+    )
+    # Inputs are 64 wide, with a mask; two blocks of 16 tokens. Grouped keys are copied either way.
+    expected = 2 * 16 * (4 * outputs - inputs * 64 * 5)
+    assert fused.activations_bytes - separate.activations_bytes == expected
+
+
 def test_bitsandbytes_keeps_what_is_multiplied_with_int8_weights_only() -> None:
     step = BF16._replace(loss="full")
     kept = {
