@@ -85,6 +85,13 @@ class Architecture:
         return max(t.out_features * t.in_features for t in linears)
 
     @cached_property
+    def largest_dense_weight(self) -> int:
+        """Of the linears that every token passes."""
+        linears = (t for t in self.targets if not t.role.startswith("experts."))
+        dense = (t for t in linears if t.role not in UNFORMATTED)
+        return max(t.out_features * t.in_features for t in dense)
+
+    @cached_property
     def wide_norms(self) -> int:
         """Norms over the residual stream, that is all but those of queries and keys."""
         return sum(norm.width == self.hidden for norm in self.norms)
@@ -103,8 +110,12 @@ class Architecture:
         """Weights of the experts that a token does not pass."""
         if not self.experts:
             return 0
-        routed = _weights(t for t in self.targets if t.role.startswith("experts."))
-        return routed * (self.experts - self.experts_per_token) // self.experts
+        return self.expert_parameters * (self.experts - self.experts_per_token) // self.experts
+
+    @cached_property
+    def expert_parameters(self) -> int:
+        """Weights of all routed experts."""
+        return _weights(t for t in self.targets if t.role.startswith("experts."))
 
     @property
     def active_parameters(self) -> int:

@@ -27,6 +27,7 @@ class Framework(NamedTuple):
     keeps_quantised_inputs   formats of weights whose products keep their input
     keeps_last_graph         what the last micro-batch holds outside autograd, and its logits, live
                              until the next one's loss replaces them
+    quantises_experts        routed experts are linears, not one tensor that no quantiser replaces
     quantises_head           the head is quantised with the other linears
     ties_head                a tied head is the embedding's own memory
     dequantised_bytes        per weight while one is dequantised, by arithmetic
@@ -45,6 +46,7 @@ class Framework(NamedTuple):
     fuses_gelu: bool
     keeps_quantised_inputs: tuple[str, ...]
     keeps_last_graph: bool
+    quantises_experts: bool
     quantises_head: bool
     ties_head: bool
     dequantised_bytes: Mapping[str, float]
@@ -67,6 +69,7 @@ PARETUNE = Framework(
     fuses_gelu=False,
     keeps_quantised_inputs=(),
     keeps_last_graph=False,
+    quantises_experts=False,
     quantises_head=False,
     ties_head=True,
     # fp32 values beside the codes as 32-bit indices; then beside the cast and two fp32 per block.
@@ -105,6 +108,7 @@ LITGPT_2023 = Framework(
     fuses_gelu=True,
     keeps_quantised_inputs=QUANTISED,
     keeps_last_graph=False,
+    quantises_experts=True,
     quantises_head=True,
     ties_head=False,
     # bitsandbytes dequantises to fp16, where Lightning quantised from, then casts.

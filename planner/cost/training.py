@@ -183,7 +183,10 @@ def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
     if step.trains_base:
         width = step.program.master_bytes or step.element
     tokens, run = step.tokens, step.run
-    quantised = step.format in QUANTISED
+    largest = shape.largest_dense_weight
+    if step.program.quantises_experts:
+        largest = shape.largest_weight
+    dequantised = step.program.dequantised_bytes[step.compute] * largest
     return Base(
         step=step,
         head=0 if step.causal else step.labels * (shape.hidden + 1),
@@ -198,9 +201,7 @@ def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
         stream=tokens * shape.hidden * step.element,
         norm_flow=_norm_flow_bytes(shape, step),
         position=step.batch_size * _cached_bytes(shape, step),
-        dequantised=step.program.dequantised_bytes[step.compute] * shape.largest_weight
-        if quantised
-        else 0.0,
+        dequantised=dequantised if step.format in QUANTISED else 0.0,
     )
 
 
@@ -232,6 +233,8 @@ def _weights_bytes(shape: Architecture, step: Step) -> float:
         stored += head * other
     if quantised and framework.quantises_head:
         stored -= head * (other - BITS_PER_WEIGHT[format_] / 8)
+    if quantised and not framework.quantises_experts:
+        stored += shape.expert_parameters * (other - BITS_PER_WEIGHT[format_] / 8)
     return stored
 
 
@@ -328,7 +331,8 @@ def _copies(shape: Architecture, step: Step) -> float:
     if step.format not in framework.keeps_quantised_inputs:
         return 0.0
     inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
-    inputs += blocks(shape) * shape.active_intermediate
+    quantised = shape.active_intermediate if framework.quantises_experts else shape.intermediate
+    inputs += blocks(shape) * quantised
     attended = blocks(shape) * shape.heads * shape.head_dim
     if step.attention == "full":
         inputs += attended

@@ -33,6 +33,8 @@ MODELS = {
     "qwen3-8b": "bf16",
     "mistral-7b": "bf16",
     "roberta-base": "fp32",
+    "pythia-160m": "bf16",
+    "qwen1.5-moe-a2.7b": "bf16",
 }
 """The arithmetic of each model's points."""
 ATTENTION_ONLY = ("attention.query", "attention.value")
@@ -85,13 +87,15 @@ MORE_CUTS = (
 
 
 def points(model: str, done: set[str]) -> Iterator[dict[str, Any]]:
-    """Every point of a model that is not among the keys `done`."""
+    """Every point of a model that is not among the keys `done`; of choices whose targets it has."""
     found, compute = catalog.model(model), MODELS[model]
+    known = {"all-linear", *(target.role for target in found.architecture.targets)}
+    choices = [choice for choice in CHOICES if known.issuperset(choice.targets)]
     causal = found.architecture.kind == "decoder"
     longest = 512 if not causal else min(2048, found.architecture.positions)
     wanted = [
         (choice, cut)
-        for choice in CHOICES
+        for choice in choices
         for cut in (*CUTS, *(MORE_CUTS if causal and choice in CHOICES[:2] else ()))
     ]
     wanted = [(c, _fitted(cut, longest)) for c, cut in wanted]
@@ -99,7 +103,7 @@ def points(model: str, done: set[str]) -> Iterator[dict[str, Any]]:
         return
     task = "causal_lm" if causal else "sequence_classification"
     captured = capture_depths(found.config, task, LABELS, compute, longest)
-    for choice in CHOICES:
+    for choice in choices:
         cuts = [cut for other, cut in wanted if other is choice]
         cuts = [cut for cut in cuts if key(model, choice, cut) not in done]
         graphs = None

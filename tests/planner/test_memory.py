@@ -108,6 +108,19 @@ def test_block_checkpointing_keeps_a_residual_of_each_block_and_one_block() -> N
     assert block.activations_bytes == expected
 
 
+def test_routed_experts_are_quantised_where_they_are_linears() -> None:
+    shape = architecture(TINY | {"model_type": "mixtral", "num_local_experts": 8})
+    cost = cost_of("lora", 4, shape)
+    experts = 2 * 8 * 3 * 64 * 128
+    dense = shape.linear_parameters - experts
+    for framework, stored in ((PEFT, dense), (PARETUNE, dense), (LITGPT_2023, dense + experts)):
+        step = STEP._replace(loss="full", framework=framework._replace(quantises_head=False))
+        plain = training_memory(shape, cost, step)
+        packed = training_memory(shape, cost, step._replace(format="nf4"))
+        saved = plain.weights_bytes - packed.weights_bytes
+        assert saved == pytest.approx(stored * (4 - BITS_PER_WEIGHT["nf4"] / 8))
+
+
 def test_full_attention_keeps_no_output_but_for_the_linear_that_reads_it() -> None:
     """GPT-NeoX: the kernel keeps the fused product, which value is a view of, and its output; a
     plain product keeps copies.
