@@ -151,7 +151,7 @@ def test_targets_that_a_method_lacks_leave_the_others_open() -> None:
             {
                 "model": "mixtral-8x7b",
                 "task": "causal_lm",
-                "vram_gib": 80,
+                "vram_gib": 100,
                 "pinned": {"targets": ["experts.up"]},
             }
         )
