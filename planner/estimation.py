@@ -91,13 +91,21 @@ class Case(Section):
 
 
 class Estimate(Frozen):
-    """`case` with every default filled in; `values` nests every figure's value by the parts of its
-    key; `figures` says how known. Parts are each at their own largest, the peak is at one moment.
+    """`case` with every default filled in; `figures` with how each is known, by dotted key; and
+    their values, by the parts of that key. Parts of memory are each at their own largest, the peak
+    is at one moment.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     case: Case
-    values: dict[str, JsonValue]
+    training: dict[str, JsonValue]
+    serving: dict[str, JsonValue]
+    latency: dict[str, JsonValue]
+    storage: dict[str, JsonValue]
+    quality: dict[str, JsonValue]
+    trainable_parameters: int
+    classifier_parameters: int | None = None
+    adapter_bytes: int
     figures: dict[str, Figure]
 
 
@@ -126,7 +134,17 @@ def estimate(case: Case) -> Estimate:
     reason = _unbuilt(case, scenario.architecture)
     if reason:
         named = {key: _assumed(key, value, reason) for key, value in named.items()}
-    return Estimate(case=case, values=nested(named), figures=named)
+    case = case.model_copy(
+        update={
+            "targets": None if chosen.trains_base else adapter.targets or None,
+            "labels": None if scenario.causal else scenario.labels,
+            "active_tenants": scenario.active_tenants,
+            "slots": scenario.slots,
+            "context_length": scenario.context_length,
+            "prompt_tokens": scenario.prompt_tokens,
+        }
+    )
+    return Estimate.model_validate({"case": case, "figures": named, **nested(named)})
 
 
 def _served(format_: str) -> str:

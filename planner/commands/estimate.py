@@ -5,9 +5,9 @@ from typing import get_args
 
 import click
 
-from planner.documents import validated
+from planner.documents import dump, validated
 from planner.estimation import Case, Estimate, estimate
-from planner.options import as_json, print_json
+from planner.options import as_json
 from planner.render import figure_lines
 from planner.spec import Attention, Checkpointing, Compute, Format, Loss, Optimizer, Runtime
 
@@ -68,8 +68,7 @@ def command(*, targets: str | None, format_: str, as_json: bool, **options: obje
         document["targets"] = targets.split(",")
     found = estimate(validated(Case, {**document, "format": format_}, "estimate"))
     if as_json:
-        document = found.model_dump(mode="json")
-        print_json(case=document["case"], **found.values, figures=document["figures"])
+        click.echo(dump(found), nl=False)
     else:
         click.echo(_text(found), nl=False)
 

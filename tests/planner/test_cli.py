@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from planner import Plan, catalog
+from planner import Estimate, Plan, catalog, estimate
 from planner.cli import main
 
 EXAMPLES = catalog.specs_folder() / "examples"
@@ -238,3 +238,14 @@ def test_an_unwritable_plan_leaves_nothing_behind(tmp_path: Path) -> None:
     found = run("recommend", DEMO, "--out", str(tmp_path / "plan.json"))
     assert found.exit_code == 1
     assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_an_estimate_is_what_its_schema_says() -> None:
+    """And stating every default of one gives the same one."""
+    found = run("estimate", "--model", "smollm2-135m", "--json")
+    document = Estimate.model_validate_json(found.stdout)
+    assert document.training["peak_allocated_bytes"] == (
+        document.figures["training.peak_allocated_bytes"].value
+    )
+    assert document.case.targets == ("all-linear",)
+    assert estimate(document.case) == document

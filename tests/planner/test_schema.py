@@ -7,7 +7,8 @@ from functools import cache
 import pytest
 from pydantic import BaseModel
 
-from planner import Plan, Spec, catalog, recommend
+from planner import Spec, catalog, recommend
+from planner.commands.schema import DOCUMENTS
 from planner.errors import ParetuneError, Relaxation
 from planner.relaxations import applied
 from planner.spec import Data, Hardware, Pinned, Serving, TrainingSpec
@@ -22,7 +23,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind"), [("spec", Spec), ("plan", Plan)])
+@pytest.mark.parametrize(("name", "kind"), DOCUMENTS.items())
 def test_published_schema_is_the_code_s(name: str, kind: type[BaseModel]) -> None:
     """After a change: planner schema NAME > specs/schema/NAME.json."""
     published = json.loads((catalog.specs_folder() / "schema" / f"{name}.json").read_text())
