@@ -25,7 +25,7 @@ from planner.runtime import RUNTIMES
 FOLDED = AdapterCost(0, 0, 0, 0, 0, 0)
 """What is left to serve of an adapter in a merged weight."""
 
-FREE = FOLDED._replace(reaches_attention=0)
+FREE = FOLDED._replace(reaches_attention=0, reaches_mlp=0)
 """An adapter that costs less than any."""
 
 

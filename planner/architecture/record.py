@@ -17,9 +17,9 @@ UNFORMATTED = ("head", "router")
 """Roles whose weights no format stores: they stay in the type of the norms and embeddings."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Architecture:
-    """Dimensions of one model; `parameters` counts tied weights once.
+    """Dimensions of one model; `parameters` counts tied weights once. Equal only to itself.
 
     It counts a decoder and an encoder-decoder with its head, an encoder with its pooler and
     without a classifier. In an encoder-decoder `layers` are the decoder's.
@@ -69,10 +69,6 @@ class Architecture:
     sliding_window: int = 0
     sliding_layers: int = 0
     encoder_layers: int = 0
-
-    def __hash__(self) -> int:
-        """Of a few numbers that tell models apart: hundreds of targets would take long to hash."""
-        return hash((self.model_type, self.hidden, self.layers, self.vocab, self.parameters))
 
     @cached_property
     def linear_parameters(self) -> int:

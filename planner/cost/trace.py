@@ -1,5 +1,6 @@
 """What a method costs on one site: its update run on shapes alone, or what it declares."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from planner.method import Cost, Dimensions, Method, Site, Target, TensorSpec
@@ -106,9 +107,16 @@ def linear_cost(method: Method, target: Target, dimensions: Dimensions) -> SiteC
     declared = method.costs.get("target")
     if declared is not None:
         return declared_cost(method, declared(dimensions), dimensions)
+    lengths = [t.resolve(dimensions) if _is_at(t, target) else () for t in method.tensors]
+    return _traced_cost(method, target, tuple(lengths))
+
+
+@lru_cache(maxsize=4096)
+def _traced_cost(method: Method, target: Target, lengths: tuple[tuple[int, ...], ...]) -> SiteCost:
+    """`lengths` are those of the method's tensors, in order."""
     multiplications = saved_elements = row_bytes = 0
     saves_input = False
-    for part in trace(method, target, dimensions):
+    for part in _trace(method, target, lengths):
         cost = _part_cost(part, target)
         multiplications += cost.multiplications
         saved_elements += cost.saved_elements
@@ -136,15 +144,23 @@ def declared_cost(method: Method, cost: Cost, dimensions: Dimensions) -> SiteCos
     )
 
 
-def trace(method: Method, target: Target, dimensions: Dimensions) -> Update:
+def _trace(method: Method, target: Target, lengths: tuple[tuple[int, ...], ...]) -> Update:
     """The update of that linear with ShapeTensors in place of tensors."""
     tensors = {
-        spec.name: _tensor(spec, dimensions)
-        for spec in method.tensors
-        if spec.roles is None or target.role in spec.roles
+        spec.name: ShapeTensor(
+            length,
+            trained=spec.trainable,
+            shared=spec.scope == "model" and not spec.trainable,
+        )
+        for spec, length in zip(method.tensors, lengths, strict=True)
+        if _is_at(spec, target)
     }
     weight = ShapeTensor((target.out_features, target.in_features), trained=method.trains_base)
     return method.update(tensors, Site(target, weight, None, 1.0))
+
+
+def _is_at(spec: TensorSpec, target: Target) -> bool:
+    return spec.roles is None or target.role in spec.roles
 
 
 class _PartCost(NamedTuple):
@@ -152,11 +168,6 @@ class _PartCost(NamedTuple):
     saved_elements: int
     row_bytes: int
     saves_input: bool
-
-
-def _tensor(spec: TensorSpec, dimensions: Dimensions) -> ShapeTensor:
-    shared = spec.scope == "model" and not spec.trainable
-    return ShapeTensor(spec.resolve(dimensions), trained=spec.trainable, shared=shared)
 
 
 def _part_cost(part: Part, target: Target) -> _PartCost:
