@@ -48,7 +48,7 @@ def test_vera_and_ia3_counts_equal_published_ones() -> None:
     shape = catalog.model("llama-3.2-3b").architecture
     vera = linears_of(method("vera"), ("attention.query", "attention.value"), shape)
     assert adapter_cost(method("vera"), 256, vera, shape).trainable_parameters == 129_024
-    ia3 = linears_of(method("ia3"), method("ia3").targets, shape)
+    ia3 = linears_of(method("ia3"), ("attention.key", "attention.value", "mlp.down"), shape)
     assert adapter_cost(method("ia3"), None, ia3, shape).trainable_parameters == 286_720
 
 
