@@ -19,6 +19,7 @@ def test_every_hardware_figure_has_a_source(name: str) -> None:
     sources = cast(dict[str, str], entry["sources"])
     assert set(sources) == set(Hardware.model_fields) - {"kind", "measured"}
     device = catalog.hardware(name)
+    assert Hardware.model_validate(device.model_dump()) == device
     for key, source in sources.items():
         unknown = source.startswith(("unknown: ", "none", "assumed: no "))
         assert unknown == (getattr(device, key) is None), (name, key)
