@@ -5,8 +5,9 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import larger, smaller
+from planner.cost.step import Step
 from planner.cost.trace import FLOAT_BYTES
-from planner.cost.training import LIVE_BAND, STORED_BAND, Step, TrainingMemory, training_memory
+from planner.cost.training import LIVE_BAND, STORED_BAND, TrainingMemory, training_memory
 from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, weights_bytes
 
 __all__ = [

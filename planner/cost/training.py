@@ -13,9 +13,7 @@ second micro-batch on. With checkpointing a block's activations exist only while
 from typing import NamedTuple
 
 from planner.architecture import Architecture
-from planner.architecture.record import UNFORMATTED
 from planner.cost.activations import (
-    Pass,
     attention_bytes,
     block_bytes,
     blocks,
@@ -24,16 +22,12 @@ from planner.cost.activations import (
 )
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import larger, remembered, where
-from planner.cost.framework import PARETUNE, PEFT, Framework
-from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
+from planner.cost.loss import head_bytes, loss_bytes
+from planner.cost.step import Step
+from planner.cost.stored import adapters_bytes, optimizer_bytes, stored_weights_bytes
+from planner.cost.weights import QUANTISED
 
 FP32 = 4
-CHUNK_LOGITS = 2**25
-"""Logits that the compiler's loss holds at once (compiler/train/loss.py), reused by every chunk."""
-STATE_BLOCK = 256
-"""Numbers that share an fp32 scale in an 8-bit optimizer (Dettmers et al., 2022)."""
-GALORE_RANK = 128
-"""Of GaLore's projection where a plan gives none (Zhao et al., 2024, arXiv 2403.03507)."""
 
 STORED_BAND = 0.02
 """Half-width for what is counted from shapes: rounding of an allocator."""
@@ -67,58 +61,6 @@ class TrainingMemory(NamedTuple):
 
     def parts(self) -> dict[str, float]:
         return {k: v for k, v in self._asdict().items() if k != "live_bytes"}
-
-
-class Step(NamedTuple):
-    """One micro-batch of training.
-
-    `trains_base` says that the model's own parameters are trained. `adapter_dtype` is of the
-    adapters and of a classifier's head, "fp32" or "bf16"; `loss` "full" holds the logits of all
-    tokens; `accumulates` says that gradients of another micro-batch are there already. Without a
-    `framework` a full loss means transformers with PEFT, and a chunked one the compiler.
-    """
-
-    trains_base: bool
-    format: str
-    compute: str
-    optimizer: str
-    batch_size: int
-    sequence_length: int
-    checkpointing: str
-    accumulates: bool
-    causal: bool
-    labels: int
-    loss: str = "chunked"
-    attention: str = "flash"
-    dropout: float = 0.0
-    adapter_dtype: str = "fp32"
-    framework: Framework | None = None
-
-    @property
-    def program(self) -> Framework:
-        return self.framework or (PEFT if self.loss == "full" else PARETUNE)
-
-    @property
-    def element(self) -> int:
-        return COMPUTE_BYTES[self.compute]
-
-    @property
-    def adapter_element(self) -> int:
-        return COMPUTE_BYTES[self.adapter_dtype]
-
-    @property
-    def tokens(self) -> float:
-        return self.batch_size * self.sequence_length
-
-    @property
-    def run(self) -> Pass:
-        return Pass(
-            self.sequence_length,
-            self.element,
-            self.attention,
-            self.program,
-            trains_norms=self.trains_base,
-        )
 
 
 class Base(NamedTuple):
@@ -164,9 +106,9 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     live = larger(held + larger(kept.whole + base.outside + base.loss, backward), end)
     return TrainingMemory(
         weights_bytes=base.weights,
-        adapters_bytes=_adapters_bytes(adapter, base),
+        adapters_bytes=adapters_bytes(adapter, step, head),
         gradients_bytes=gradients,
-        optimizer_bytes=_optimizer_bytes(shape, adapter, base),
+        optimizer_bytes=optimizer_bytes(shape, adapter, step, head, width),
         activations_bytes=kept.whole + base.outside + kept.recomputed,
         logits_bytes=base.loss,
         workspace_bytes=larger(backward - kept.whole - kept.recomputed, 0.0),
@@ -191,8 +133,8 @@ def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
         step=step,
         head=0 if step.causal else step.labels * (shape.hidden + 1),
         width=width,
-        weights=_weights_bytes(shape, step),
-        loss=larger(_loss_bytes(shape, step), _head_bytes(shape, step)),
+        weights=stored_weights_bytes(shape, step),
+        loss=larger(loss_bytes(shape, step), head_bytes(shape, step)),
         block=tokens * block_bytes(shape, run),
         attention=tokens * attention_bytes(shape, run),
         mlp=tokens * mlp_bytes(shape, run),
@@ -218,60 +160,6 @@ def _backward_bytes(adapter: AdapterCost, base: Base, kept: "Kept", flow: float)
     dequantised = whole + base.stream + own + base.dequantised
     output = base.stream if base.step.checkpointing == "block" else 0.0
     return larger(norm, larger(dequantised, whole - output + flow))
-
-
-def _weights_bytes(shape: Architecture, step: Step) -> float:
-    framework, element = step.program, step.element
-    if step.trains_base:
-        return shape.parameters * (framework.master_bytes or element)
-    head = shape.vocab * shape.hidden if shape.kind != "encoder" else 0
-    quantised = step.format in QUANTISED
-    format_ = step.compute if framework.dense_in_compute and not quantised else step.format
-    other = FP32 if format_ == "fp32" else element
-    stored = weights_bytes(shape, format_, other)
-    if shape.tied and not framework.ties_head:
-        stored += head * other
-    if quantised and framework.quantises_head:
-        stored -= head * (other - BITS_PER_WEIGHT[format_] / 8)
-    if quantised and not framework.quantises_experts:
-        stored += shape.expert_parameters * (other - BITS_PER_WEIGHT[format_] / 8)
-    return stored
-
-
-def _adapters_bytes(adapter: AdapterCost, base: Base) -> float:
-    head = base.head * FP32
-    if base.step.trains_base:
-        return head
-    numbers = (adapter.stored_bytes + adapter.shared_bytes) / FP32
-    return larger(numbers, adapter.trainable_parameters) * base.step.adapter_element + head
-
-
-def _optimizer_bytes(shape: Architecture, adapter: AdapterCost, base: Base) -> float:
-    step, head, width = base.step, base.head, base.width
-    numbers = adapter.optimizer_elements + 2 * head
-    match step.optimizer:
-        case "adamw":
-            return width * numbers
-        case "adamw8bit":
-            return (1 + FP32 / STATE_BLOCK) * numbers
-        case "galore" if step.trains_base:
-            return width * (_galore_numbers(shape) + 2 * head)
-        case "galore":
-            return width * numbers
-        case _:
-            # Plain SGD has no state; pages of a paged optimizer are not the allocator's.
-            return 0.0 * numbers
-
-
-def _galore_numbers(shape: Architecture) -> int:
-    """Moments of the projected gradients of linears with their projections; others in full."""
-    numbers = 2 * (shape.parameters - shape.linear_parameters)
-    for target in shape.targets:
-        if target.role not in UNFORMATTED:
-            narrow, wide = sorted((target.out_features, target.in_features))
-            rank = min(GALORE_RANK, narrow)
-            numbers += 2 * rank * wide + rank * narrow
-    return numbers
 
 
 class Kept(NamedTuple):
@@ -399,42 +287,6 @@ def _norm_flow_bytes(shape: Architecture, step: Step) -> float:
     """
     width = 5 * FP32 if shape.norm == "rmsnorm" else 2 * step.element
     return step.tokens * width * shape.hidden
-
-
-def _loss_bytes(shape: Architecture, step: Step) -> float:
-    """What the loss holds besides the activations, at its largest."""
-    if not step.causal:
-        return step.batch_size * step.labels * step.program.logit_bytes[step.compute]
-    # The compiler's loss takes no bias of the head, and falls back on all logits.
-    capped = step.element if shape.caps_logits else 0
-    if step.loss == "full" or shape.biased_head:
-        return step.tokens * shape.vocab * (step.program.logit_bytes[step.compute] + capped)
-    copy = FP32 if step.compute != "fp32" else 0
-    labelled = step.batch_size * (step.sequence_length - 1)
-    chunk = _chunk_tokens(labelled, shape.vocab) * shape.vocab * (step.element + copy + capped)
-    rows = 2 * labelled * shape.hidden * step.element
-    if not step.trains_base:
-        return chunk + rows
-    # The head's gradient in fp32; in another type its own copy too, and a chunk's share to add.
-    return chunk + rows + shape.vocab * shape.hidden * (FP32 + (2 * step.element if copy else 0))
-
-
-def _chunk_tokens(labelled: float, vocab: int) -> float:
-    """At most: compiler/train/loss.py cuts chunks of one size, which may be a little less."""
-    limit = float(max(1, CHUNK_LOGITS // vocab))
-    return -larger(-labelled, -limit)
-
-
-def _head_bytes(shape: Architecture, step: Step) -> float:
-    """When the backward pass reaches a quantised head: kept logits, a piece's, the dense head."""
-    framework = step.program
-    if not (framework.quantises_head and step.causal and step.format in QUANTISED):
-        return 0.0 * step.tokens
-    kept = framework.kept_logit_bytes[step.compute]
-    # Of one piece the two gradients of the softmax in fp32, and their cast.
-    piece = step.batch_size * framework.head_chunk_tokens * (2 * FP32 + step.element)
-    head = shape.hidden * framework.dequantised_bytes[step.compute]
-    return shape.vocab * (step.tokens * kept + piece + head)
 
 
 def _end_bytes(shape: Architecture, base: Base, flowing: float) -> float:
