@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from planner.candidates import Adapter
 from planner.cost.adapter import AdapterCost
-from planner.cost.latency import Work, training_step
 from planner.cost.memory import Step, TrainingMemory, training_memory
 from planner.cost.reserved import CONTEXT_BYTES
+from planner.cost.training_time import training_step
+from planner.cost.work import Work
 from planner.resolve import Scenario, lacks_bf16
 from planner.spec import Hardware
 

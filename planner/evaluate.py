@@ -6,16 +6,9 @@ from typing import NamedTuple
 
 from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
 from planner.cost.adapter import AdapterCost
-from planner.cost.latency import (
-    ENGINES,
-    Served,
-    Work,
-    first_token,
-    miss_rate,
-    per_token,
-    throughput,
-)
+from planner.cost.latency import Served, first_token, miss_rate, per_token, throughput
 from planner.cost.memory import Load, ServingMemory, serving_memory
+from planner.cost.work import ENGINES, Work
 from planner.cut import Micro, best_micro, least_required_bytes, required
 from planner.method import Method
 from planner.quality import NOTHING, Quality

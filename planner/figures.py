@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from planner.cost import rates
-from planner.cost.latency import TIME_BAND, Work, cost_usd
 from planner.cost.memory import LIVE_BAND, STORED_BAND, row_bytes
 from planner.cost.reserved import reserved
+from planner.cost.work import TIME_BAND, Work, cost_usd
 from planner.cut import Micro, compute_of
 from planner.evaluate import Evaluated, load_of, passes, serving_compute, tokens_per_second
 from planner.home import CORRECTIONS, home
@@ -169,7 +169,7 @@ def _seconds(value: float | None, device: Hardware, constants: tuple[str, ...]) 
     return figure(
         value=value,
         evidence=rates.evidence(device, constants),
-        source=f"{rates.source(device, constants)} (planner.cost.latency)",
+        source=f"{rates.source(device, constants)} (planner.cost.work)",
         low=value * (1 - TIME_BAND),
         high=value * (1 + TIME_BAND),
     )

@@ -16,18 +16,10 @@ from planner import catalog
 from planner.architecture import Architecture, architecture
 from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
-from planner.cost.latency import (
-    EAGER,
-    EAGER_SERVER,
-    FUSED,
-    Served,
-    Work,
-    first_token,
-    per_token,
-    throughput,
-    training_step,
-)
+from planner.cost.latency import Served, first_token, per_token, throughput
 from planner.cost.memory import Load, cache_bytes, weights_bytes
+from planner.cost.training_time import training_step
+from planner.cost.work import EAGER, EAGER_SERVER, FUSED, Work
 from planner.method import method, methods
 from planner.spec import Hardware
 

@@ -12,22 +12,10 @@ from planner import catalog
 from planner.candidates import adapted, select
 from planner.cost import rates
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
-from planner.cost.latency import (
-    ADAMW_PASSES,
-    CAPTURED,
-    EAGER,
-    EAGER_SERVER,
-    ENGINES,
-    Served,
-    Work,
-    cost_usd,
-    first_token,
-    miss_rate,
-    per_token,
-    throughput,
-    training_step,
-)
+from planner.cost.latency import Served, first_token, miss_rate, per_token, throughput
 from planner.cost.memory import Load
+from planner.cost.training_time import ADAMW_PASSES, training_step
+from planner.cost.work import CAPTURED, EAGER, EAGER_SERVER, ENGINES, Work, cost_usd
 from planner.estimation import Case, estimate
 from planner.method import Target, method
 from planner.recommendation import recommend
