@@ -90,19 +90,19 @@ def model(choice: str | Mapping[str, object]) -> Model:
     if not isinstance(choice, str):
         return _from_config(str(choice.get("_name_or_path") or "config"), choice)
     if choice in names("models"):
-        return _from_config(choice, config_of(choice))
+        return _from_config(choice, config_of(entry("models", choice)))
     path = Path(choice)
     if path.exists() or choice.endswith(".json"):
         file = path / "config.json" if path.is_dir() else path
         return _from_config(file.resolve().parent.name, read_object(file))
     hubs = {entry("models", name)["hub_id"]: name for name in names("models")}
     name = str(hubs.get(choice, choice))
-    return _from_config(name, config_of(name))
+    return _from_config(name, config_of(entry("models", name)))
 
 
-def config_of(name: str) -> Json:
-    """The config of a model of the catalogue; raises UsageError with the nearest name."""
-    return cast(Json, entry("models", name)["config"])
+def config_of(model: Json) -> Json:
+    """The config in a model's entry."""
+    return cast(Json, model["config"])
 
 
 def _from_config(name: str, config: Mapping[str, object]) -> Model:

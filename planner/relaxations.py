@@ -189,14 +189,15 @@ def _other_runtimes(scenario: Scenario) -> list[Relaxation]:
 def _smaller_models(scenario: Scenario) -> list[Relaxation]:
     """Those of the catalogue of the same family, the largest first."""
     mine = scenario.architecture
-    family = [
-        catalog.model(name)
+    sizes = {
+        name: int(str(entry["published_parameters"]))
         for name in catalog.names("models")
-        if catalog.config_of(name).get("model_type") == mine.model_type
-    ]
-    smaller = [found for found in family if found.architecture.parameters < mine.parameters]
-    smaller.sort(key=lambda found: found.architecture.parameters, reverse=True)
-    return [Relaxation(f"the model {found.name}", {"model": found.name}) for found in smaller]
+        if catalog.config_of(entry := catalog.entry("models", name))["model_type"]
+        == mine.model_type
+    }
+    smaller = [name for name in sizes if sizes[name] < mine.parameters]
+    smaller.sort(key=lambda name: -sizes[name])
+    return [Relaxation(f"the model {name}", {"model": name}) for name in smaller]
 
 
 def _slower(weighed: Search, constraint: str, key: str) -> list[Relaxation]:
