@@ -4,7 +4,7 @@ import pytest
 
 from planner import Plan, Spec, catalog, recommend
 from planner.documents import load_spec
-from planner.errors import InfeasibleError
+from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import search
 from planner.plan import BUILT_TASKS
 from planner.quality import TIE_POINTS, claims, evidence
@@ -154,7 +154,8 @@ def test_targets_that_a_method_lacks_leave_the_others_open() -> None:
                 "vram_gib": 100,
                 "pinned": {"targets": ["experts.up"]},
             }
-        )
+        ),
+        unbuildable=True,
     )
     assert plan.candidate.targets == ("experts.up",)
     assert any(r.candidate == "ia3" and r.constraint == "targets" for r in plan.rejections)
@@ -169,10 +170,25 @@ def test_a_head_is_adapted_where_it_is_named() -> None:
                 "vram_gib": 40,
                 "pinned": {"targets": ["all-linear", "lm_head"], "method": "lora", "rank": 8},
             }
-        )
+        ),
+        unbuildable=True,
     )
     blocks = 8 * 32 * (4096 * 2 * 2 + (4096 + 1024) * 2 + (4096 + 14336) * 3)
     assert plan.figures["trainable_parameters"].value == blocks + 8 * (4096 + 128256)
+
+
+@pytest.mark.parametrize("target", ["lm_head", "head"])
+def test_a_target_that_the_compiler_lacks_is_refused(target: str) -> None:
+    spec = Spec.model_validate(
+        {
+            "model": "llama-3.1-8b",
+            "task": "causal_lm",
+            "vram_gib": 40,
+            "pinned": {"targets": ["all-linear", target]},
+        }
+    )
+    with pytest.raises(UsageError, match=f"does not adapt '{target}' yet, whose role is head"):
+        recommend(spec)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
