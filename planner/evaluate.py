@@ -202,6 +202,7 @@ def load_of(scenario: Scenario) -> Load:
         logits=limits.logits,
         beside_window=limits.beside_window,
         writes_scores=scenario.serving.kind in limits.writes_scores,
+        quantises_experts=limits.quantises_experts,
     )
 
 

@@ -13,7 +13,7 @@ class RuntimeLimits(NamedTuple):
     `logits` says of which tokens of a prompt it has them, "last" or "all"; `writes_scores` on which
     devices attention writes the scores of a whole layer; `ran_on` on which its kernels have run.
     `beside_window` counts the tokens that a sliding layer's cache holds beside its window; None is
-    all.
+    all. `quantises_experts` says whether routed experts, one tensor and no linear, are quantised.
     """
 
     formats: tuple[str, ...]
@@ -30,6 +30,7 @@ class RuntimeLimits(NamedTuple):
     writes_scores: tuple[str, ...] = ()
     beside_window: int | None = None
     ran_on: tuple[str, ...] = ("cpu", "gpu")
+    quantises_experts: bool = True
 
 
 SCORES_OF_ONNXRUNTIME = ("cpu",)
@@ -50,6 +51,7 @@ RUNTIMES = {
         source="this project's fused op and bank; while it writes, the graph's input keep is 1",
         writes_scores=SCORES_OF_ONNXRUNTIME,
         ran_on=("cpu",),
+        quantises_experts=False,
     ),
     "onnxruntime": RuntimeLimits(
         formats=("fp32",),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import remembered
-from planner.cost.memory import BITS_PER_WEIGHT, Load, cache_bytes, row_bytes
+from planner.cost.memory import Load, bytes_of, cache_bytes, expert_bytes, row_bytes
 from planner.cost.stacks import Stack, reading, writing
 from planner.cost.work import FUSED, Engine, Work, activation_bytes
 from planner.spec import Hardware
@@ -131,7 +131,7 @@ def _pass(shape: Architecture, stack: Stack, served: Served, load: Load, tokens:
     engine, fast = served.engine, served.precision == "fast"
     quantised = served.format == "nf4"
     products = 2.0 * tokens * stack.active
-    element = load.other_bytes
+    element, expert = load.other_bytes, expert_bytes(served.format, load)
     traffic = tokens * engine.activation_share * stack.blocks * activation_bytes(shape, element)
     if quantised and engine.dequantise_kernels:
         # Written in the arithmetic's type, and read again by the product.
@@ -139,8 +139,9 @@ def _pass(shape: Architecture, stack: Stack, served: Served, load: Load, tokens:
     return Work(
         flops=(0.0 if fast else products)
         + (DEQUANTISE_FLOPS * stack.linears if quantised else 0.0),
-        bytes_moved=stack.linears * BITS_PER_WEIGHT[served.format] / 8
-        - _untouched_bytes(shape, served.format, tokens),
+        bytes_moved=stack.linears * bytes_of(served.format)
+        + shape.expert_parameters * (expert - bytes_of(served.format))
+        - _untouched(shape, tokens) * expert,
         fast_flops=products if fast else 0.0,
         traffic_bytes=traffic,
         host_seconds=stack.blocks * engine.host_seconds(adapted=unmerged, quantised=quantised),
@@ -153,13 +154,12 @@ def _unformatted_bytes(shape: Architecture, load: Load) -> float:
     return (shape.parameters - shape.linear_parameters) * load.other_bytes
 
 
-def _untouched_bytes(shape: Architecture, format_: str, tokens: float) -> float:
-    """Of the experts that none of the tokens is routed to, where routes are even."""
+def _untouched(shape: Architecture, tokens: float) -> float:
+    """Weights of the experts that none of the tokens is routed to, where routes are even."""
     if not shape.experts:
         return 0.0
-    routed = shape.idle_parameters * shape.experts / (shape.experts - shape.experts_per_token)
     missed: float = (1.0 - shape.experts_per_token / shape.experts) ** tokens
-    return routed * missed * BITS_PER_WEIGHT[format_] / 8
+    return shape.expert_parameters * missed
 
 
 def _adapter_flops(adapter: AdapterCost, served: Served, tokens: float) -> float:

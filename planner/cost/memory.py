@@ -8,7 +8,7 @@ from planner.cost.elementwise import larger, smaller
 from planner.cost.step import Step
 from planner.cost.trace import FLOAT_BYTES
 from planner.cost.training import LIVE_BAND, STORED_BAND, TrainingMemory, training_memory
-from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, weights_bytes
+from planner.cost.weights import BITS_PER_WEIGHT, COMPUTE_BYTES, QUANTISED, weights_bytes
 
 __all__ = [
     "BITS_PER_WEIGHT",
@@ -53,7 +53,8 @@ class Load(NamedTuple):
     Widths are bytes of a key or value, of a number that no format quantises and that flows between
     the products, and of a number in an adapter's row. A prompt's `logits` are those of its "last"
     token or of "all"; `writes_scores` says that attention writes all of a layer's; `beside_window`
-    is how many tokens a sliding layer's cache holds beside its window, None that it holds all.
+    is how many tokens a sliding layer's cache holds beside its window, None that it holds all;
+    `quantises_experts` that routed experts are in the base's format too.
     """
 
     sequences: int
@@ -66,6 +67,7 @@ class Load(NamedTuple):
     logits: str = "last"
     writes_scores: bool = False
     beside_window: int | None = None
+    quantises_experts: bool = True
 
 
 def serving_memory(
@@ -73,6 +75,7 @@ def serving_memory(
 ) -> ServingMemory:
     """One base and a bank with a row per active tenant, or one merged model per active tenant."""
     weights = weights_bytes(shape, format_, load.other_bytes)
+    weights += shape.expert_parameters * (expert_bytes(format_, load) - bytes_of(format_))
     bank: float = load.sequences * row_bytes(adapter, load) + _held(adapter.shared_bytes, load)
     if export == "merged":
         weights, bank = weights * load.sequences, 0.0
@@ -92,6 +95,17 @@ def row_bytes(adapter: AdapterCost, load: Load) -> float:
 def _held(single_bytes: float, load: Load) -> float:
     """What numbers that take so many bytes in fp32 take in a bank of the runtime."""
     return single_bytes * load.row_element_bytes // FLOAT_BYTES
+
+
+def expert_bytes(format_: str, load: Load) -> float:
+    """Of a routed expert's weight."""
+    dense = format_ in QUANTISED and not load.quantises_experts
+    return load.other_bytes if dense else bytes_of(format_)
+
+
+def bytes_of(format_: str) -> float:
+    """Of a weight in that format."""
+    return BITS_PER_WEIGHT[format_] / 8
 
 
 def cache_bytes(shape: Architecture, load: Load, tokens: float | None = None) -> float:

@@ -8,6 +8,7 @@ from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.cost.memory import Load, cache_bytes, serving_memory
 from planner.cost.trace import ShapeTensor, linear_cost
+from planner.cost.weights import BITS_PER_WEIGHT
 from planner.estimation import Case, estimate
 from planner.method import Method, Target, method, target_dimensions
 
@@ -182,3 +183,20 @@ def test_a_short_context_fills_no_window() -> None:
     load = LOAD._replace(context_length=100)
     assert cache_bytes(shape, load._replace(beside_window=0)) == cache_bytes(shape, load)
     assert cache_bytes(shape, load, 50) == cache_bytes(shape, load) / 2
+
+
+def test_this_project_s_runtime_leaves_routed_experts_unquantised() -> None:
+    """They are one tensor and no linear; of a runtime that quantises them they take 4 bits."""
+    shape = catalog.model("qwen1.5-moe-a2.7b").architecture
+    cost = AdapterCost(0, 0, 0, 0, 0, 0)
+    load = Load(
+        1, 2048, 1024, causal=True, cache_element_bytes=4, other_bytes=4, row_element_bytes=4
+    )
+    quantised, dense = (
+        serving_memory(shape, cost, "nf4", "unmerged", load._replace(quantises_experts=flag))
+        for flag in (True, False)
+    )
+    added = shape.expert_parameters * (4 - BITS_PER_WEIGHT["nf4"] / 8)
+    assert dense.weights_bytes - quantised.weights_bytes == pytest.approx(added)
+    same = serving_memory(shape, cost, "bf16", "unmerged", load._replace(quantises_experts=False))
+    assert same == serving_memory(shape, cost, "bf16", "unmerged", load)
