@@ -15,6 +15,7 @@ from planner.method import (
     ROLES,
     Method,
     Target,
+    TensorSpec,
     buildable,
     buildable_method,
     method,
@@ -148,15 +149,24 @@ def _own_roles(found: Method, shape: Architecture) -> frozenset[str]:
 
 @lru_cache(maxsize=128)
 def _kin(name: str) -> str:
-    """A method that costs the same because it owns the very same tensors in the same update."""
+    """A method that costs the same because its tensors have the same shapes in the same update."""
     found = method(name)
     if found.trains_base or not found.builds:
         return name
+    tensors = _shapes(found)
     return next(
         other.name
         for other in buildable().values()
-        if other.tensors is found.tensors and other.update is found.update
+        if other.update is found.update and _shapes(other) == tensors
     )
+
+
+def _shapes(found: Method) -> list[TensorSpec]:
+    """Its tensors without how they start and learn."""
+    return [
+        spec._replace(initializer="", initial_value=None, learning_rate_multiplier=1.0)
+        for spec in found.tensors
+    ]
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,7 @@
 """The command `planner`: one file of planner/commands per verb, imported when it is used."""
 
-import atexit
 import gc
+import os
 import sys
 from types import ModuleType
 
@@ -25,14 +25,19 @@ def main() -> None:
 def start() -> None:
     """The process of one command: it answers in a fraction of a second and is gone.
 
-    Collecting garbage walks what has just been imported, once more at the very end; looking for
-    plugins of pydantic imports what reads the metadata of every installed package. Neither changes
-    an answer.
+    Collecting garbage walks what has just been imported, and at the end it would all be freed piece
+    by piece; looking for plugins of pydantic imports what reads the metadata of every
+    installed package. None of it changes an answer.
     """
     gc.disable()
-    atexit.register(gc.freeze)
     sys.modules["pydantic.plugin._loader"] = _without_plugins()
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed by the caller
+                stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else bool(end.code))
 
 
 def _without_plugins() -> ModuleType:

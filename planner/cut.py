@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from planner.candidates import Adapter
+from planner.cost.activations import blocks
 from planner.cost.adapter import AdapterCost
 from planner.cost.memory import Step, TrainingMemory, training_memory
 from planner.cost.reserved import CONTEXT_BYTES
@@ -75,8 +76,7 @@ def best_micro(scenario: Scenario, adapter: Adapter, format_: str) -> Micro:
 def least_required_bytes(scenario: Scenario, adapter: Adapter, format_: str) -> float:
     """What the thriftiest way to cut a step needs.
 
-    Memory rises with the batch size, except that the whole batch at once keeps no gradients
-    between its pieces. In two blocks or more, recomputing them never takes more than keeping them.
+    In two blocks or more, recomputing them never takes more than keeping them.
     """
     return _least_required_bytes(scenario, adapter.cost, _recipe(scenario, adapter, format_))
 
@@ -88,10 +88,23 @@ def _recipe(scenario: Scenario, adapter: Adapter, format_: str) -> Recipe:
 @lru_cache(maxsize=4096)
 def _least_required_bytes(scenario: Scenario, cost: AdapterCost, recipe: Recipe) -> float:
     shape, ways = scenario.architecture, _steps(scenario, recipe)
-    if "block" in ways and shape.layers + shape.encoder_layers > 1:
+    if "block" in ways and blocks(shape) > 1:
         ways = {"block": ways["block"]}
-    ends = dict.fromkeys(step for steps in ways.values() for step in (steps[0], steps[-1]))
-    return min(_needs(scenario, cost, step) for step in ends)
+    return min(_thriftiest_bytes(scenario, cost, steps) for steps in ways.values())
+
+
+def _thriftiest_bytes(scenario: Scenario, cost: AdapterCost, steps: tuple[Step, ...]) -> float:
+    """Memory rises with the batch size, except that the whole batch at once keeps no gradients
+    between its pieces: more than its blocks' inputs, or it does not pay.
+    """
+    largest, smallest = steps[0], steps[-1]
+    memory = training_memory(scenario.architecture, cost, smallest)
+    needed = _required(scenario, memory)
+    shape, tokens = scenario.architecture, largest.tokens - smallest.tokens
+    inputs = tokens * blocks(shape) * shape.hidden * largest.element
+    if memory.gradients_bytes <= inputs:
+        return needed
+    return min(needed, _needs(scenario, cost, largest))
 
 
 @lru_cache(maxsize=4096)
@@ -124,7 +137,10 @@ def _steps(scenario: Scenario, recipe: Recipe) -> dict[str, tuple[Step, ...]]:
 
 
 def _needs(scenario: Scenario, cost: AdapterCost, step: Step) -> float:
-    memory = training_memory(scenario.architecture, cost, step)
+    return _required(scenario, training_memory(scenario.architecture, cost, step))
+
+
+def _required(scenario: Scenario, memory: TrainingMemory) -> float:
     return required(memory.peak_allocated_bytes, memory.half_width_bytes, scenario.training)
 
 

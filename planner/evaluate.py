@@ -111,11 +111,14 @@ def _weighed(scenario: Scenario, *, unbuildable: bool) -> Iterator[Evaluated | R
         if isinstance(adapter, Refusal):
             yield adapter
             continue
+        needed: dict[str, float] = {}
         for form in forms(scenario, adapter.method, adapter.rank):
             if isinstance(form, Refusal):
                 yield form
                 continue
-            training = least_required_bytes(scenario, adapter, form.format)
+            if form.format not in needed:
+                needed[form.format] = least_required_bytes(scenario, adapter, form.format)
+            training = needed[form.format]
             serving = serve(adapter.cost if form.export == "unmerged" else FOLDED, form)
             broken = _violations(scenario, training, serving)
             yield Evaluated(adapter, form, added(form), training, serving, broken)
@@ -226,7 +229,9 @@ def _violations(
         ("per token", served.per_token_seconds, scenario.per_token_seconds, "seconds"),
     )
     return tuple(
-        Violation(name, number, limit, unit)
-        for name, number, limit, unit in checks
-        if number is not None and limit is not None and number > limit
+        [
+            Violation(name, number, limit, unit)
+            for name, number, limit, unit in checks
+            if number is not None and limit is not None and number > limit
+        ]
     )

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import Plan, Spec, catalog, recommend
-from planner.candidates import Adapter, Refusal, adapters
+from planner.candidates import Adapter, Refusal, adapted, adapters, select
 from planner.catalog import names
-from planner.cut import cost_of, step_of
+from planner.cost.adapter import adapter_cost, target_set
+from planner.cut import cost_of, cuts, least_required_bytes, step_of
 from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import FREE, is_feasible, search
 from planner.resolve import Scenario, resolve, task_of
@@ -162,3 +163,34 @@ def test_an_adapter_never_takes_less_than_none(model: str) -> None:
 def required_bytes(scenario: Scenario, adapter: Adapter, mode: str, batch: int) -> float:
     step = step_of(scenario, adapter, "nf4", mode, batch)
     return cost_of(scenario, adapter.cost, step).required_bytes
+
+
+@pytest.mark.parametrize("length", [16, 1024])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "smollm2-135m", "mixtral-8x7b", "qwen2.5-0.5b"])
+def test_the_thriftiest_cut_is_the_least_of_all(model: str, length: int) -> None:
+    """Of short sequences the gradients kept between micro-batches weigh more than activations."""
+    pinned = {"sequence_length": length}
+    document = {"model": model, "task": "causal_lm", "vram_gib": 1000, "pinned": pinned}
+    scenario = resolve(Spec.model_validate(document))
+    for found in adapters(scenario, unbuildable=True):
+        if isinstance(found, Refusal):
+            continue
+        for format_ in found.method.formats:
+            every = (
+                cost_of(scenario, found.cost, step_of(scenario, found, format_, mode, size))
+                for mode, sizes in cuts(scenario)
+                for size in sizes
+            )
+            least = min(micro.required_bytes for micro in every)
+            assert least_required_bytes(scenario, found, format_) == least
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "bert-base"])
+def test_a_search_takes_no_method_for_another(model: str) -> None:
+    """Methods that cost the same are counted once."""
+    shape = catalog.model(model).architecture
+    document = {"model": model, "task": task_of(shape), "vram_gib": 1000}
+    for found in adapters(resolve(Spec.model_validate(document))):
+        if not isinstance(found, Refusal):
+            linears = adapted(found.method, target_set(select(found.targets, shape)))
+            assert found.cost == adapter_cost(found.method, found.rank, linears, shape)
