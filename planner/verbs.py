@@ -102,7 +102,14 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         with failures(as_json=ctx.meta[AS_JSON]):
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except click.UsageError as error:
+                # The parser of a verb's options says nothing of the verb.
+                if error.ctx is None and isinstance(ctx.invoked_subcommand, str):
+                    command = self.get_command(ctx, ctx.invoked_subcommand)
+                    error.ctx = click.Context(command or self, ctx, ctx.invoked_subcommand)
+                raise
 
     def _module(self, verb: str) -> str:
         return f"{self.package.__name__}.{verb.replace('-', '_')}"

@@ -165,6 +165,7 @@ def test_an_unknown_command_is_answered_with_the_nearest() -> None:
         (["run", "x", "y", "--temperature", "-1"], "invalid value for '--temperature'",
          "compiler run"),
         (["verify"], "missing argument 'artifact'", "compiler verify"),
+        (["run", "x", "--tenant"], "option '--tenant' requires an argument", "compiler run"),
     ],
 )  # fmt: skip
 def test_bad_usage_names_the_help(arguments: list[str], message: str, command: str) -> None:
