@@ -86,6 +86,7 @@ class Case(Section):
     tenants: Count = 1
     active_tenants: Count | None = None
     slots: Count | None = None
+    concurrency: Count | None = None
     context_length: Count | None = None
     prompt_tokens: Count | None = None
 
@@ -140,6 +141,7 @@ def estimate(case: Case) -> Estimate:
             "labels": None if scenario.causal else scenario.labels,
             "active_tenants": scenario.active_tenants,
             "slots": scenario.slots,
+            "concurrency": scenario.concurrency if scenario.causal else None,
             "context_length": scenario.context_length,
             "prompt_tokens": scenario.prompt_tokens,
         }
@@ -269,6 +271,7 @@ def _spec(case: Case, chosen: Method) -> Spec:
             tenants=case.tenants,
             active_tenants=case.active_tenants,
             slots=case.slots,
+            concurrency=case.concurrency,
             runtime=case.runtime,
             context_length=case.context_length,
             prompt_tokens=case.prompt_tokens,

@@ -194,8 +194,8 @@ def serving_compute(scenario: Scenario) -> str:
 def load_of(scenario: Scenario) -> Load:
     limits = RUNTIMES[scenario.spec.serving.runtime]
     return Load(
-        # Only tenants with a row in the bank can be in one batch.
-        sequences=scenario.slots,
+        slots=scenario.slots,
+        sequences=scenario.concurrency,
         context_length=scenario.context_length,
         prompt_tokens=scenario.prompt_tokens,
         causal=scenario.causal,

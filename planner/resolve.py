@@ -53,6 +53,7 @@ class Scenario:
     tenants: int
     active_tenants: int
     slots: int
+    concurrency: int
     context_length: int
     prompt_tokens: int
     first_token_seconds: float | None
@@ -97,6 +98,8 @@ def resolve(spec: Spec) -> Scenario:
     prompt = _prompt(spec, context)
     notes += _data_notes(spec, mean, length)
     notes += _serving_notes(spec, context, prompt)
+    active = _active(spec)
+    slots = min(spec.serving.slots or active, active)
     scenario = Scenario(
         spec=spec,
         model=model,
@@ -106,8 +109,9 @@ def resolve(spec: Spec) -> Scenario:
         training_budget_bytes=min(spec.vram_gib, training.memory_gib) * GIB,
         serving_budget_bytes=budget * GIB,
         tenants=spec.serving.tenants,
-        active_tenants=_active(spec),
-        slots=min(spec.serving.slots or _active(spec), _active(spec)),
+        active_tenants=active,
+        slots=slots,
+        concurrency=spec.serving.concurrency or slots,
         context_length=context,
         prompt_tokens=prompt,
         first_token_seconds=_seconds(spec.serving.first_token_ms),
@@ -163,6 +167,11 @@ def _check_task(spec: Spec, shape: Architecture) -> None:
         raise UsageError(
             "serving.per_token_ms is for models that write; a classifier answers in one pass",
             hint="give serving.first_token_ms",
+        )
+    if not generates and spec.serving.concurrency is not None:
+        raise UsageError(
+            f"serving.concurrency {spec.serving.concurrency} is for models that write; a "
+            "classifier answers in one pass"
         )
     if spec.task == "image_classification" and spec.data.mean_tokens is not None:
         raise UsageError(

@@ -76,10 +76,11 @@ class TrainingSpec(Section):
 
 
 class Serving(Section):
-    """Where tenants are served; `active_tenants` (default: all) decode together.
+    """Where tenants are served; `active_tenants` (default: all) ask for something at a time.
 
     `slots` (default: one for each of them) are the bank's rows; a tenant without one waits until
-    its row is read. `prompt_tokens` defaults to half the context. The two budgets are milliseconds.
+    its row is read. `concurrency` sequences decode together (default: one for each slot).
+    `prompt_tokens` defaults to half the context. The two budgets are milliseconds.
     """
 
     hardware: HardwareChoice | None = None
@@ -87,6 +88,7 @@ class Serving(Section):
     tenants: Count = 1
     active_tenants: Count | None = None
     slots: Count | None = None
+    concurrency: Count | None = None
     context_length: Count | None = None
     prompt_tokens: Count | None = None
     first_token_ms: Positive | None = None

@@ -58,6 +58,7 @@ def _choice(values: object) -> click.Choice[str]:
 @click.option("--tenants", type=int, default=1, show_default=True)
 @click.option("--active-tenants", type=int, help="Default: all.")
 @click.option("--slots", type=int, help="Rows of the bank; default: one per active tenant.")
+@click.option("--concurrency", type=int, help="Sequences that decode together; default: slots.")
 @click.option("--context", "context_length", type=int, help="Tokens served per sequence.")
 @click.option("--prompt", "prompt_tokens", type=int, help="Tokens of a prompt.")
 @as_json

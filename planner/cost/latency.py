@@ -57,7 +57,7 @@ def first_token(shape: Architecture, adapter: AdapterCost, served: Served, load:
 
 
 def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: Load) -> Work:
-    """One decoding step of all active tenants in one batch, at half the context."""
+    """One decoding step of all sequences in one batch, at half the context."""
     rows = load.sequences
     work = _decoding(shape, served, load, adapter.input_tokens + adapter.cache_tokens)
     adapted = rows * writing(shape).share
@@ -91,7 +91,7 @@ def _decoding(shape: Architecture, served: Served, load: Load, learned_tokens: i
         streamed = streamed - shape.vocab * shape.hidden * load.other_bytes
     if served.export == "merged" or not served.engine.mixes:
         # Each tenant has its own weights, or its own batch, so nothing is shared.
-        streamed = streamed * rows
+        streamed = streamed * load.tenants
     context = load.context_length / 2 + learned_tokens
     if shape.kind == "encoder_decoder":
         # All of what was read, and half of what will be written.

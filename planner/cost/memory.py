@@ -48,7 +48,8 @@ class ServingMemory(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What is served: sequences in one batch, their context, and how the runtime does it.
+    """What is served: tenants with a row in the bank or a model of their own (`slots`), sequences
+    in one batch, their context, and how the runtime does it.
 
     Widths are bytes of a key or value, of a number that no format quantises and that flows between
     the products, and of a number in an adapter's row. A prompt's `logits` are those of its "last"
@@ -57,6 +58,7 @@ class Load(NamedTuple):
     `quantises_experts` that routed experts are in the base's format too.
     """
 
+    slots: int
     sequences: int
     context_length: int
     prompt_tokens: int
@@ -69,16 +71,21 @@ class Load(NamedTuple):
     beside_window: int | None = None
     quantises_experts: bool = True
 
+    @property
+    def tenants(self) -> int:
+        """Different ones in one batch, at most."""
+        return min(self.slots, self.sequences)
+
 
 def serving_memory(
     shape: Architecture, adapter: AdapterCost, format_: str, export: str, load: Load
 ) -> ServingMemory:
-    """One base and a bank with a row per active tenant, or one merged model per active tenant."""
+    """One base and a bank with a row per slot, or one merged model per slot."""
     weights = weights_bytes(shape, format_, load.other_bytes)
     weights += shape.expert_parameters * (expert_bytes(format_, load) - bytes_of(format_))
-    bank: float = load.sequences * row_bytes(adapter, load) + _held(adapter.shared_bytes, load)
+    bank: float = load.slots * row_bytes(adapter, load) + _held(adapter.shared_bytes, load)
     if export == "merged":
-        weights, bank = weights * load.sequences, 0.0
+        weights, bank = weights * load.slots, 0.0
     return ServingMemory(
         weights_bytes=weights,
         bank_bytes=bank,

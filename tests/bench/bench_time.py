@@ -40,6 +40,7 @@ MEMORY_SHARE = 0.9
 """Of the device, for weights and cache; assumed, S-LoRA's own setting is not in its logs."""
 NONE = AdapterCost(0, 0, 0, 0, 0, 0)
 LOAD = Load(
+    slots=1,
     sequences=1,
     context_length=0,
     prompt_tokens=PROMPT_TOKENS,

@@ -142,6 +142,11 @@ MISTAKES = [
     ),
     ({"task": "sequence_classification"}, "is not for llama, whose kind is decoder", None),
     ({"data": {"labels": 3}}, "data.labels is for classifiers", None),
+    (
+        {"task": "sequence_classification", "model": "bert-base", "serving": {"concurrency": 3}},
+        "serving.concurrency 3 is for models that write",
+        None,
+    ),
     ({"pinned": {"method": "ia3", "rank": 4}}, "pinned.rank 4: ia3 has no rank", None),
     (
         {"pinned": {"targets": ["q_prj"]}},

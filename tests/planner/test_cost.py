@@ -85,6 +85,7 @@ def test_shape_tensors_refuse_what_numpy_would() -> None:
 
 
 LOAD = Load(
+    slots=3,
     sequences=3,
     context_length=16,
     prompt_tokens=8,
@@ -185,12 +186,27 @@ def test_a_short_context_fills_no_window() -> None:
     assert cache_bytes(shape, load, 50) == cache_bytes(shape, load) / 2
 
 
+@pytest.mark.parametrize(("slots", "concurrency"), [(1, 32), (500, 32)])
+def test_rows_follow_the_tenants_and_keys_and_values_the_requests(
+    slots: int, concurrency: int
+) -> None:
+    document = {"model": "llama-3.1-8b", "tenants": slots, "context_length": 1024}
+    one, many = (
+        estimate(Case.model_validate({**document, "concurrency": n})).serving["parts"]
+        for n in (1, concurrency)
+    )
+    assert many["cache_bytes"] == concurrency * one["cache_bytes"]
+    assert many["bank_bytes"] == one["bank_bytes"]
+    alone = estimate(Case.model_validate({**document, "tenants": 1})).serving["parts"]
+    assert many["bank_bytes"] == slots * alone["bank_bytes"]
+
+
 def test_this_project_s_runtime_leaves_routed_experts_unquantised() -> None:
     """They are one tensor and no linear; of a runtime that quantises them they take 4 bits."""
     shape = catalog.model("qwen1.5-moe-a2.7b").architecture
     cost = AdapterCost(0, 0, 0, 0, 0, 0)
     load = Load(
-        1, 2048, 1024, causal=True, cache_element_bytes=4, other_bytes=4, row_element_bytes=4
+        1, 1, 2048, 1024, causal=True, cache_element_bytes=4, other_bytes=4, row_element_bytes=4
     )
     quantised, dense = (
         serving_memory(shape, cost, "nf4", "unmerged", load._replace(quantises_experts=flag))

@@ -24,6 +24,7 @@ from planner.spec import Hardware, Spec
 
 SHAPE = catalog.model("llama-3.1-8b").architecture
 LOAD = Load(
+    slots=1,
     sequences=1,
     context_length=2048,
     prompt_tokens=1024,
@@ -110,7 +111,7 @@ def test_decoding_is_bound_by_bandwidth_and_prompts_by_arithmetic() -> None:
 
 def test_a_batch_shares_the_base_and_gathers_a_row_each() -> None:
     """T = base (1 + a) + b f(rank): the rank counts per sequence, the base once."""
-    one, eight = (LOAD._replace(sequences=n) for n in (1, 8))
+    one, eight = (LOAD._replace(slots=n, sequences=n) for n in (1, 8))
     for rank in (8, 64):
         row = lora(rank).row_bytes
         apart = per_token(SHAPE, lora(rank), UNMERGED, eight)
@@ -121,6 +122,11 @@ def test_a_batch_shares_the_base_and_gathers_a_row_each() -> None:
         assert alone.traffic_bytes - bare.traffic_bytes == row
     merged = per_token(SHAPE, lora(8), UNMERGED._replace(export="merged"), eight)
     assert merged.bytes_moved == 8 * alone.bytes_moved
+    # Of one tenant eight sequences share a merged model, as of a hundred that are kept ready.
+    whole = UNMERGED._replace(export="merged")
+    for slots, models in ((1, 1), (100, 8)):
+        step = per_token(SHAPE, lora(8), whole, LOAD._replace(slots=slots, sequences=8))
+        assert step.bytes_moved == models * alone.bytes_moved
 
 
 def test_a_tenant_without_a_slot_waits_for_its_row() -> None:

@@ -54,6 +54,7 @@ specs = st.fixed_dictionaries(
                 "per_token_ms": st.floats(0.1, 1e4),
                 "runtime": st.sampled_from(get_args(Runtime)),
                 "slots": st.integers(1, 50),
+                "concurrency": st.integers(1, 500),
             },
         ),
         "data": st.fixed_dictionaries(

@@ -84,6 +84,7 @@ OTHER: dict[str, object] = {
     "serving.tenants": 9,
     "serving.active_tenants": 2,
     "serving.slots": 3,
+    "serving.concurrency": 3,
     "serving.context_length": 64,
     "serving.prompt_tokens": 10,
     "serving.first_token_ms": 1,
