@@ -36,6 +36,10 @@ def cost(d: Dimensions) -> Cost:
     )
 
 
+def misfit(d: Dimensions) -> str | None:
+    return f"blocks of 1 of its width {d['in']} have nothing to rotate" if block(d) == 1 else None
+
+
 METHOD = Method(
     name="oft",
     title="OFT",
@@ -44,6 +48,7 @@ METHOD = Method(
     costs={"target": cost},
     ranks=(8, 16, 32, 64, 128),
     size="block_size",
+    misfit=misfit,
     learning_rate=1e-4,
     converts_to=TRUNCATED,
     peft_config={"peft_type": "OFT"},

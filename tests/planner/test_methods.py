@@ -414,6 +414,7 @@ def test_what_is_frozen_or_summed_keeps_no_input() -> None:
         ("c3a", 256, "blocks of 256 do not fill its side 576", 64),
         ("shira", 512, "are more than the 331776 of its weight", 64),
         ("boft", 5, "blocks of 5 do not fill its width 576", 4),
+        ("oft", 1, "blocks of 1 of its width 576 have nothing to rotate", 2),
         ("hra", 3, "an odd number of reflections", 4),
         ("miss", 1024, "rank 1024 is more than its width 576", 64),
     ],
