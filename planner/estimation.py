@@ -37,6 +37,7 @@ from planner.spec import (
     ModelChoice,
     Optimizer,
     Pinned,
+    Rank,
     Runtime,
     Section,
     Serving,
@@ -64,7 +65,7 @@ class Case(Section):
     schema_version: Literal[1] = 1
     model: ModelChoice
     method: str = "lora"
-    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    rank: Rank | None = None
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     format: Format | Literal["nf4_single"] = "bf16"
     compute: Compute | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from planner.spec import Spec, Task
+from planner.spec import Rank, Spec, Task
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -45,7 +45,7 @@ class Candidate(Frozen):
     """One full choice; `targets` are roles, "all-linear" or module-name patterns."""
 
     method: str
-    rank: Annotated[int, Field(ge=1, le=4096)] | None
+    rank: Rank | None
     alpha: Annotated[float, Field(gt=0)] | None
     targets: tuple[str, ...]
     format: Literal["fp32", "bf16", "nf4"]

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
+Rank = Annotated[int, Field(ge=1, le=2**20)]
+"""Or the size that a method has in place of one, such as FourierFT's 5000 frequencies."""
 
 Task = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "image_classification"]
 Family = Literal["instruction", "code", "math", "domain", "style", "classification", "image"]
@@ -108,7 +110,7 @@ class Pinned(Section):
     """Choices that the planner must keep; every other choice stays open."""
 
     method: str | None = None
-    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    rank: Rank | None = None
     alpha: Positive | None = None
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     format: Format | None = None

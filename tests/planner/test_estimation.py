@@ -13,6 +13,7 @@ from planner.cli import main
 from planner.errors import UsageError
 from planner.method import methods
 from planner.quality import method_quality, unranked
+from planner.spec import Pinned
 
 LLAMA = Case(model="llama-3.2-3b", method="lora", rank=32, batch_size=4, sequence_length=768)
 
@@ -171,6 +172,13 @@ def test_what_the_compiler_does_not_build_is_assumed(
     assert peak.source.endswith(reason)
     elsewhere = estimate(changed(**fields, framework="peft"))
     assert elsewhere.figures["training.peak_allocated_bytes"].evidence == "derived"
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_every_size_that_a_method_weighs_can_be_asked_for(name: str) -> None:
+    for size in methods()[name].ranks:
+        assert Case(model="llama-2-7b", method=name, rank=size).rank == size
+        assert Pinned(method=name, rank=size).rank == size
 
 
 def test_what_is_stated_can_be_asked_again() -> None:
