@@ -3,7 +3,7 @@
 from planner.architecture import Architecture
 from planner.architecture.record import UNFORMATTED
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import larger
+from planner.cost.elementwise import larger, where
 from planner.cost.step import Step
 from planner.cost.weights import BITS_PER_WEIGHT, QUANTISED, weights_bytes
 
@@ -51,7 +51,9 @@ def optimizer_bytes(
         case "adamw8bit":
             return (1 + FP32 / STATE_BLOCK) * numbers
         case "galore" if step.trains_base:
-            return width * (_galore_numbers(shape) + 2 * head)
+            # A method that projects says to what rank.
+            own = adapter.optimizer_elements != 2 * adapter.trainable_parameters
+            return width * where(own, numbers, _galore_numbers(shape) + 2 * head)
         case "galore":
             return width * numbers
         case _:

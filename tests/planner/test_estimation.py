@@ -181,6 +181,17 @@ def test_every_size_that_a_method_weighs_can_be_asked_for(name: str) -> None:
         assert Pinned(method=name, rank=size).rank == size
 
 
+def test_the_optimizer_galore_projects_to_the_rank_of_the_method() -> None:
+    def states(**fields: object) -> object:
+        case = Case.model_validate({"model": "llama-2-7b", "optimizer": "galore"} | fields)
+        return estimate(case).figures["training.parts.optimizer_bytes"].value
+
+    for rank in (128, 512):
+        stated = states(method="galore", rank=rank)
+        assert stated == states(method="galore", rank=rank, optimizer="adamw")
+    assert states(method="full") == states(method="galore", rank=128) < stated
+
+
 def test_what_is_stated_can_be_asked_again() -> None:
     for fields in ({}, {"method": "full", "rank": None}, {"model": "gemma-2-2b"}):
         found = estimate(changed(**fields))
