@@ -17,10 +17,12 @@ from planner.candidates import (
 )
 from planner.cost.adapter import target_set
 from planner.cost.framework import FRAMEWORKS
+from planner.cost.trace import FLOAT_BYTES
+from planner.cost.weights import COMPUTE_BYTES
 from planner.cut import cost_of, step_of
 from planner.errors import UsageError
 from planner.evaluate import evaluated
-from planner.figures import figures
+from planner.figures import COUNT_SOURCE, figures
 from planner.method import Method, method
 from planner.plan import SCHEMA_VERSION, Figure, Frozen
 from planner.resolve import Scenario, resolve, task_of
@@ -130,9 +132,12 @@ def estimate(case: Case) -> Estimate:
         framework=FRAMEWORKS[case.framework] if case.framework else None,
     )
     micro = cost_of(scenario, adapter.cost, step)
-    found = evaluated(scenario, adapter, form, micro.required_bytes)
+    found = evaluated(scenario, _stored(adapter, case), form, micro.required_bytes)
     schedule = training(scenario, -(-scenario.examples // micro.examples))
     named = figures(scenario, found, micro, schedule)
+    if case.adapter_dtype is not None:
+        source = f"{COUNT_SOURCE}, {case.adapter_dtype}"
+        named["adapter_bytes"] = named["adapter_bytes"].model_copy(update={"source": source})
     reason = _unbuilt(case, scenario.architecture)
     if reason:
         named = {key: _assumed(key, value, reason) for key, value in named.items()}
@@ -148,6 +153,13 @@ def estimate(case: Case) -> Estimate:
         }
     )
     return Estimate.model_validate({"case": case, "figures": named, **nested(named)})
+
+
+def _stored(adapter: Adapter, case: Case) -> Adapter:
+    """The adapter with a file of numbers as wide as they are while training."""
+    width = COMPUTE_BYTES[case.adapter_dtype or "fp32"]
+    numbers = adapter.cost.stored_bytes // FLOAT_BYTES
+    return adapter._replace(cost=adapter.cost._replace(stored_bytes=width * numbers))
 
 
 def _served(format_: str) -> str:

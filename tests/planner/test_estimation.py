@@ -192,6 +192,17 @@ def test_the_optimizer_galore_projects_to_the_rank_of_the_method() -> None:
     assert states(method="full") == states(method="galore", rank=128) < stated
 
 
+def test_an_adapter_is_as_large_as_its_numbers_are_wide() -> None:
+    wide, narrow = (estimate(changed(adapter_dtype=dtype, tenants=3)) for dtype in ("fp32", "bf16"))
+    trained = wide.trainable_parameters
+    assert (wide.adapter_bytes, narrow.adapter_bytes) == (4 * trained, 2 * trained)
+    assert narrow.figures["adapter_bytes"].source.endswith("bf16")
+    saved = wide.figures["storage.total_bytes"].value - narrow.figures["storage.total_bytes"].value
+    assert saved == 3 * 2 * trained
+    # A bank holds them in the runtime's type.
+    assert narrow.serving["row_bytes"] == wide.serving["row_bytes"]
+
+
 def test_what_is_stated_can_be_asked_again() -> None:
     for fields in ({}, {"method": "full", "rank": None}, {"model": "gemma-2-2b"}):
         found = estimate(changed(**fields))
