@@ -22,7 +22,7 @@ from planner.cost.weights import COMPUTE_BYTES
 from planner.cut import cost_of, step_of
 from planner.errors import UsageError
 from planner.evaluate import evaluated
-from planner.figures import COUNT_SOURCE, figures
+from planner.figures import COUNT_SOURCE, assumed, figures
 from planner.method import Method, method
 from planner.plan import SCHEMA_VERSION, Figure, Frozen
 from planner.resolve import Scenario, resolve, task_of
@@ -182,7 +182,7 @@ def _assumed(key: str, found: Figure, reason: str) -> Figure:
     """What the compiler would do is assumed where it does not do it."""
     if not key.startswith("training.") or found.evidence != "derived":
         return found
-    return found.model_copy(update={"evidence": "assumed", "source": f"{found.source}; {reason}"})
+    return assumed(found, reason)
 
 
 def _stated(case: Case, chosen: Method) -> Case:

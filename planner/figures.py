@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from planner.candidates import Form
 from planner.cost import rates
 from planner.cost.memory import LIVE_BAND, STORED_BAND, row_bytes
 from planner.cost.reserved import reserved
@@ -12,7 +13,7 @@ from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.quality import UNKNOWN, method_quality, unranked
 from planner.resolve import Scenario, lacks_bf16
-from planner.runtime import untried
+from planner.runtime import RUNTIMES, untried
 from planner.spec import Hardware
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
         ),
     }
     found |= _parts("serving", memory.parts())
+    new = _unproven(scenario, chosen.form)
+    if new is not None:
+        found = {key: assumed(value, new) for key, value in found.items()}
     if chosen.form.export == "unmerged":
         found["serving.row_bytes"] = _exact(
             row_bytes(cost, load_of(scenario)),
@@ -118,15 +122,16 @@ def _serving(scenario: Scenario, chosen: Evaluated) -> dict[str, Figure]:
     )
     first, each = passes(scenario, cost, chosen.form)
     found["latency.first_token_seconds"] = _served_seconds(
-        serving.first_token_seconds, scenario, first
+        serving.first_token_seconds, scenario, new, first
     )
     if scenario.causal:
         rate = tokens_per_second(scenario, cost, chosen.form)
         found["latency.per_token_seconds"] = _served_seconds(
-            serving.per_token_seconds, scenario, each
+            serving.per_token_seconds, scenario, new, each
         )
-        found["latency.tokens_per_second"] = _served_seconds(rate, scenario, first, each)
-        million = _served_seconds(None if rate is None else 1e6 / rate, scenario, first, each)
+        found["latency.tokens_per_second"] = _served_seconds(rate, scenario, new, first, each)
+        spent = None if rate is None else 1e6 / rate
+        million = _served_seconds(spent, scenario, new, first, each)
         price = cost_usd(million.value, scenario.serving)
         found["serving.usd_per_million_tokens"] = _money(price, million)
     return found
@@ -175,15 +180,28 @@ def _seconds(value: float | None, device: Hardware, constants: tuple[str, ...]) 
     )
 
 
-def _served_seconds(value: float | None, scenario: Scenario, *works: Work) -> Figure:
-    """Of those passes; assumed where the runtime has never run on such a device."""
+def _unproven(scenario: Scenario, form: Form) -> str | None:
+    """Why the runtime cannot have served in that form on such a device, or None."""
+    runtime = scenario.spec.serving.runtime
+    formats = RUNTIMES[runtime].formats
+    if form.format not in formats:
+        return f"{runtime} loads {' or '.join(formats)} only"
+    return untried(runtime, scenario.serving.kind)
+
+
+def assumed(found: Figure, reason: str) -> Figure:
+    """The same figure, no better known than that."""
+    return found.model_copy(update={"evidence": "assumed", "source": f"{found.source}; {reason}"})
+
+
+def _served_seconds(
+    value: float | None, scenario: Scenario, new: str | None, *works: Work
+) -> Figure:
+    """Of those passes; assumed where it is `new` that the runtime should run them."""
     device, arithmetic = scenario.serving, serving_compute(scenario)
     used = [name for work in works for name in work.constants(device, arithmetic)]
     found = _seconds(value, device, tuple(dict.fromkeys(used)))
-    new = untried(scenario.spec.serving.runtime, scenario.serving.kind)
-    if new is None or value is None:
-        return found
-    return found.model_copy(update={"evidence": "assumed", "source": f"{found.source}; {new}"})
+    return found if new is None or value is None else assumed(found, new)
 
 
 def _money(price: float | None, time: Figure) -> Figure:

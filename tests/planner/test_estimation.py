@@ -203,6 +203,23 @@ def test_an_adapter_is_as_large_as_its_numbers_are_wide() -> None:
     assert narrow.serving["row_bytes"] == wide.serving["row_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("format_", "runtime", "loads"),
+    [
+        ("int8", "paretune", "fp32 or bf16 or nf4"),
+        ("fp32", "vllm", "bf16 or nf4"),
+        ("nf4", "llama.cpp", "fp32 or bf16"),
+    ],
+)
+def test_serving_a_base_that_the_runtime_does_not_load_is_assumed(
+    format_: str, runtime: str, loads: str
+) -> None:
+    figures = estimate(changed(format=format_, runtime=runtime, hardware="cpu-2core")).figures
+    for key in ("serving.memory_bytes", "serving.parts.weights_bytes", "latency.per_token_seconds"):
+        assert figures[key].evidence == "assumed"
+        assert figures[key].source.endswith(f"; {runtime} loads {loads} only")
+
+
 def test_what_is_stated_can_be_asked_again() -> None:
     for fields in ({}, {"method": "full", "rank": None}, {"model": "gemma-2-2b"}):
         found = estimate(changed(**fields))

@@ -321,6 +321,9 @@ def test_a_runtime_is_assumed_on_devices_that_it_has_not_run_on() -> None:
         for key in ("latency.per_token_seconds", "serving.usd_per_million_tokens"):
             figure = plan.figures[key]
             assert not assumed or figure.evidence == "assumed"
+        for key in ("serving.memory_bytes", "serving.parts.cache_bytes"):
+            assert plan.figures[key].evidence == ("assumed" if assumed else "derived")
+            assert (said in plan.figures[key].source) == assumed
         assert (said in plan.figures["latency.per_token_seconds"].source) == assumed
 
 
