@@ -17,6 +17,7 @@ from planner.quality import (
 )
 from planner.resolve import Scenario
 from planner.runtime import untried
+from planner.schedule import LARGEST_FACTOR, REFERENCE_WIDTH, WIDTH_EXPONENT
 from planner.units import amount, gib, many, points, seconds, signed
 
 OTHER_BASES = ("nf4", "bf16", "fp32")
@@ -104,9 +105,10 @@ def _rank(scenario: Scenario, chosen: Evaluated) -> str:
     held = BITS_PER_PARAMETER * trained / 1e6
     enough = "enough" if held >= brought else "less than the data brings"
     why = "the spec pins it" if scenario.spec.pinned.rank else f"that is {enough}"
+    size = chosen.adapter.method.size.replace("_", " ")
     return (
         f"Because {data} bring about {brought:,.2f} Mbit, and {trained:,} trained "
-        f"parameters hold about {held:,.2f} Mbit, and {why}, so the rank is {chosen.adapter.rank}"
+        f"parameters hold about {held:,.2f} Mbit, and {why}, so the {size} is {chosen.adapter.rank}"
     )
 
 
@@ -171,11 +173,17 @@ def _learning_rate(scenario: Scenario, chosen: Evaluated, candidate: Candidate) 
     if scenario.spec.training.learning_rate is not None:
         return f"Because the spec states it, {rate}"
     if found.scaling is None and not found.trains_base:
-        return f"Because {found.title} trains scales, whose rate does not follow the width, {rate}"
+        return (
+            f"Because {found.title} trains neither pairs nor whole weights, whose rates fall with "
+            f"the width, its rate of {found.learning_rate:g} is kept, {rate}"
+        )
+    width = scenario.architecture.hidden
+    capped = (REFERENCE_WIDTH / width) ** WIDTH_EXPONENT > LARGEST_FACTOR
+    most = f" to at most {LARGEST_FACTOR:g} times" if capped else ""
     return (
-        f"Because {found.title}'s rate of {found.learning_rate:g} is for a width of 4096, and "
-        f"rates fall with the width to the power 0.781, and this width is "
-        f"{scenario.architecture.hidden}, {rate}"
+        f"Because {found.title}'s rate of {found.learning_rate:g} is for a width of "
+        f"{REFERENCE_WIDTH}, and rates fall with the width to the power {WIDTH_EXPONENT}{most}, "
+        f"and this width is {width}, {rate}"
     )
 
 

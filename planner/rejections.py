@@ -104,11 +104,13 @@ def _outdone(
         number=criterion.natural(criterion.score(scenario, other)),
         limit=criterion.natural(lost.limit),
         unit=criterion.unit,
-        reason=_why(scenario, other, chosen, lost),
+        reason=_why(scenario, other, chosen, rounds[: rounds.index(lost) + 1]),
     )
 
 
-def _why(scenario: Scenario, other: Evaluated, chosen: Evaluated, lost: Round) -> str:
+def _why(scenario: Scenario, other: Evaluated, chosen: Evaluated, rounds: Sequence[Round]) -> str:
+    """By the last of the rounds, which the other did not survive."""
+    *survived, lost = rounds
     gap = other.points - chosen.points
     if lost.criterion.name == "quality":
         best = lost.criterion.natural(lost.best)
@@ -116,16 +118,30 @@ def _why(scenario: Scenario, other: Evaluated, chosen: Evaluated, lost: Round) -
             f"Because it is expected {signed(gap)} points from the choice, and only "
             f"{lost.criterion.tie:g} points below the best ({signed(best)}) count as near"
         )
-    near = f"{signed(gap)} points from the choice is "
-    near += "a tie" if abs(gap) <= TIE_POINTS else "given up for the priority"
+    near = f"{signed(gap)} points from the choice is a tie"
+    if gap > TIE_POINTS:
+        near = f"{signed(gap)} points from the choice is given up for the priority"
+    elif gap < -TIE_POINTS:
+        near = f"it is expected {signed(gap)} points from the choice"
     theirs, ours = (lost.criterion.score(scenario, c) for c in (other, chosen))
     if lost.criterion.name == "memory":
         compared = f"it takes {theirs:.0%} of the memory budget and the choice {ours:.0%}"
     elif lost.criterion.name == "simplicity":
-        compared = "memory and latency tie as well, and the choice is the simpler"
+        simpler = theirs > ours
+        compared = _tied(survived) + (
+            "the choice is the simpler" if simpler else "the choice, as simple, came first"
+        )
     elif lost.criterion.name == "latency":
         times = [seconds(lost.criterion.natural(score)) for score in (theirs, ours)]
         compared = f"it takes {times[0]} and the choice {times[1]}"
     else:
         compared = f"its {lost.criterion.name} is larger"
     return f"Because {near}, and {compared}"
+
+
+def _tied(rounds: Sequence[Round]) -> str:
+    """What was weighed besides quality, and where it is known: best scores of 0 are unknown."""
+    names = [s.criterion.name for s in rounds if s.criterion.name != "quality" and s.best]
+    if not names:
+        return ""
+    return f"{' and '.join(names)} {'ties' if len(names) == 1 else 'tie'} as well, and "

@@ -45,10 +45,11 @@ def _choice(plan: Plan) -> Iterator[str]:
     if candidate.rank is not None:
         alpha = "" if candidate.alpha is None else f", alpha {candidate.alpha:g}"
         size = f", {chosen.sized(candidate.rank)}{alpha}"
+    where = f", on {', '.join(candidate.targets)}" if candidate.targets else ""
     steps = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
     accumulated = candidate.gradient_accumulation
     pieces = f" x {accumulated} accumulated" if accumulated > 1 else ""
-    yield f"  method    {chosen.title}{size}, on {', '.join(candidate.targets)}"
+    yield f"  method    {chosen.title}{size}{where}"
     yield f"  base      {candidate.format}, arithmetic in {candidate.compute}"
     yield (
         f"  step      batch {candidate.batch_size}{pieces}, {candidate.sequence_length} tokens, "

@@ -8,6 +8,7 @@ NAME.txt is what `planner recommend specs/examples/NAME.json` prints, NAME.all.t
     planner recommend specs/examples/$a.json $flag > $f 2>&1; done
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ from click.testing import CliRunner
 from planner import catalog
 from planner.cli import main
 from planner.documents import load_spec
+from planner.plan import Plan
 from planner.quality import unranked
 from planner.recommendation import recommend
+from planner.render import render
+from planner.spec import Spec
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -36,6 +40,64 @@ def test_a_pinned_method_that_nothing_compares_is_of_unknown_quality() -> None:
     pinned = spec.model_copy(update={"pinned": spec.pinned.model_copy(update={"method": "olora"})})
     choice = next(r for r in recommend(pinned, unbuildable=True).reasons if "the choice is" in r)
     assert choice.endswith(f"of unknown quality: {unranked('olora')}")
+
+
+def plan_of(*, unbuildable: bool = False, **fields: object) -> Plan:
+    spec = {"model": "smollm2-135m", "task": "causal_lm", "vram_gib": 16}
+    return recommend(Spec.model_validate(spec | fields), unbuildable=unbuildable)
+
+
+@pytest.mark.parametrize(
+    ("method", "size"),
+    [("oft", "block size"), ("prompt_tuning", "virtual tokens"), ("vera", "rank")],
+)
+def test_a_size_is_called_what_it_counts(method: str, size: str) -> None:
+    plan = plan_of(unbuildable=True, pinned={"method": method})
+    assert any(r.endswith(f"so the {size} is {plan.candidate.rank}") for r in plan.reasons)
+
+
+def test_a_rate_of_no_pair_is_kept_at_every_width() -> None:
+    for method, rate in (("bitfit", 0.001), ("prompt_tuning", 0.01)):
+        reasons = plan_of(unbuildable=True, pinned={"method": method}).reasons
+        said = next(reason for reason in reasons if "learning rate" in reason)
+        assert "trains neither pairs nor whole weights" in said
+        assert f"its rate of {rate:g} is kept" in said
+
+
+def test_a_rate_says_where_the_rule_ends() -> None:
+    reasons = plan_of(model="all-minilm-l6-v2", task="sequence_classification").reasons
+    assert any("to at most 5 times, and this width is 384" in reason for reason in reasons)
+
+
+def test_a_method_without_linears_is_on_none() -> None:
+    text = render(plan_of(unbuildable=True, pinned={"method": "prompt_tuning"}))
+    assert re.search(r"method +prompt tuning, virtual tokens \d+\n", text)
+
+
+def test_only_what_was_weighed_is_said_to_tie() -> None:
+    def rejected(**fields: object) -> list[str]:
+        return [rejection.reason for rejection in plan_of(**fields).rejections]
+
+    unknown = rejected()
+    assert any("memory ties as well, and the choice is the simpler" in r for r in unknown)
+    assert not any("latency" in r for r in unknown)
+    known = rejected(training={"hardware": "l4"})
+    assert any("memory and latency tie as well" in r for r in known)
+    simple = rejected(priority="simplicity")
+    assert any(r.endswith("and the choice is the simpler") for r in simple)
+    assert not any("tie as well" in r or "ties as well" in r for r in simple)
+
+
+def test_what_is_worse_is_not_given_up_for_the_priority() -> None:
+    for rejection in plan_of(priority="simplicity").rejections:
+        assert not re.search(r"-\d.* is given up", rejection.reason)
+
+
+def test_equals_to_the_end_are_said_to_be_equal() -> None:
+    fields = {"model": "bert-base", "task": "sequence_classification", "vram_gib": 8}
+    found = {r.candidate: r.reason for r in plan_of(**fields).rejections}
+    other = "lora r16 on all-linear, bf16 base, unmerged"
+    assert found[other].endswith("and the choice, as simple, came first")
 
 
 def test_every_example_has_a_golden_explanation() -> None:
