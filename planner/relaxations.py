@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from planner import catalog
 from planner.errors import Relaxation, UsageError
-from planner.evaluate import Evaluated, Search, is_feasible, search
+from planner.evaluate import Evaluated, Search, Violation, is_feasible, search
 from planner.resolve import GIB, Scenario, resolve
 from planner.runtime import RUNTIMES
 from planner.spec import Spec
@@ -16,6 +16,7 @@ OFFERED = 3
 PARTS = (2, 4, 8, 16, 32)
 """Lengths and tenants are divided by these, the gentlest first."""
 LEAST_TOKENS = 16
+TIME_KEYS = {"first token": "first_token_ms", "per token": "per_token_ms"}
 
 
 NOTHING = Relaxation("", {})
@@ -24,7 +25,7 @@ NOTHING = Relaxation("", {})
 def said(found: Sequence[Relaxation]) -> str:
     """The relaxations as one sentence."""
     if not found:
-        return "no change of one or two kinds makes it feasible; another model might"
+        return "nothing that was tried makes it feasible; another model might"
     return f"feasible with {', or '.join(relaxation.text for relaxation in found)}"
 
 
@@ -40,7 +41,7 @@ def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Relaxation, S
                 break
         if count == OFFERED:
             return
-    for change in _pairs(scenario) if count == 0 else ():
+    for change in _pairs(scenario, weighed) if count == 0 else ():
         spec = applied(scenario.spec, change)
         if spec is not None and _feasible(spec):
             yield change, spec
@@ -49,23 +50,27 @@ def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Relaxation, S
             return
 
 
-def _pairs(scenario: Scenario) -> Iterator[Relaxation]:
-    """A smaller load together with the least memory or time that then suffices."""
-    for loads in (_fewer_tenants(scenario), _less_context(scenario), _shorter(scenario), [NOTHING]):
-        for load in loads[:1]:
-            spec = applied(scenario.spec, load)
-            if spec is None:
-                continue
-            lighter = resolve(spec)
-            weighed = search(lighter)
-            both = _more_of_both(lighter, weighed)
-            for more in (
-                *_more_vram(lighter, weighed),
-                *_more_serving_memory(lighter, weighed),
-                *both,
-            ):
-                text = f"{load.text} and {more.text}" if load.text else more.text
-                yield Relaxation(text, load.updates | more.updates)
+def _pairs(scenario: Scenario, weighed: Search) -> Iterator[Relaxation]:
+    """A smaller load or a choice left open, with the least memory and time that then suffice."""
+    broken = _broken(weighed)
+    loads = []
+    if broken - {"training memory"}:
+        loads += [*_fewer_tenants(scenario)[:1], *_less_context(scenario)[:1]]
+    if "training memory" in broken:
+        loads += _shorter(scenario)[:1]
+    for load in (*loads, *_unpinned(scenario), NOTHING):
+        spec = applied(scenario.spec, load)
+        if spec is None:
+            continue
+        lighter = resolve(spec)
+        found = search(lighter)
+        for more in (
+            *_more_vram(lighter, found),
+            *_more_serving_memory(lighter, found),
+            *_more_of_all(lighter, found),
+        ):
+            text = f"{load.text} and {more.text}" if load.text else more.text
+            yield Relaxation(text, load.updates | more.updates)
 
 
 def applied(spec: Spec, change: Relaxation) -> Spec | None:
@@ -92,13 +97,13 @@ def _feasible(spec: Spec) -> bool:
 
 def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Relaxation]]:
     """Kinds of change; of each the first feasible one counts."""
-    broken = {v.constraint for c in weighed.candidates for v in c.violations}
+    broken = _broken(weighed)
     yield _unpinned(scenario)
     yield _more_vram(scenario, weighed)
     if "training memory" in broken:
         yield _shorter(scenario)
     yield _more_serving_memory(scenario, weighed)
-    for constraint, key in (("first token", "first_token_ms"), ("per token", "per_token_ms")):
+    for constraint, key in TIME_KEYS.items():
         yield _slower(weighed, constraint, key)
     if broken - {"training memory"}:
         yield _fewer_tenants(scenario)
@@ -106,6 +111,11 @@ def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Relaxation]]:
     if any(refused.constraint == "runtime" for refused in weighed.refusals):
         yield _other_runtimes(scenario)
     yield _smaller_models(scenario)
+
+
+def _broken(weighed: Search) -> set[str]:
+    """The constraints that some candidate breaks."""
+    return {v.constraint for c in weighed.candidates for v in c.violations}
 
 
 def _unpinned(scenario: Scenario) -> list[Relaxation]:
@@ -153,28 +163,40 @@ def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Relaxation
     return [Relaxation(f"{gib} GiB of serving memory", updates)]
 
 
-def _more_of_both(scenario: Scenario, weighed: Search) -> list[Relaxation]:
-    """The least VRAM and the least serving memory that a candidate breaking only these needs."""
-    found = _breaking_only(weighed, {"training memory", "serving memory"})
-    if not found or scenario.spec.serving.memory_gib is None:
+def _more_of_all(scenario: Scenario, weighed: Search) -> list[Relaxation]:
+    """Every limit that the nearest candidate breaks, moved to what it needs."""
+    if not weighed.candidates:
         return []
-    nearest = min(found, key=lambda c: c.training_required_bytes + c.serving.required_bytes)
-    training = math.ceil(nearest.training_required_bytes / GIB)
-    serving = math.ceil(nearest.serving.required_bytes / GIB)
+    nearest = min(weighed.candidates, key=_excess)
     updates: dict[str, object] = {}
     texts = []
-    for text, key, gib, device in (
-        (f"{training} GiB of VRAM", "training", training, scenario.training),
-        (f"{serving} GiB of serving memory", "serving", serving, scenario.serving),
-    ):
-        size = max(gib, device.memory_gib)
-        updates[f"{key}.hardware"] = device.model_dump(mode="json") | {"memory_gib": size}
+    for broken in nearest.violations:
+        text, update = _moved(scenario, broken)
         texts.append(text)
-    updates |= {
-        "vram_gib": max(training, scenario.spec.vram_gib),
-        "serving.memory_gib": max(serving, scenario.spec.serving.memory_gib),
-    }
+        updates |= update
     return [Relaxation(" and ".join(texts), updates)]
+
+
+def _excess(found: Evaluated) -> float:
+    """Log of the factor by which all its limits together are broken."""
+    return sum(math.log(v.number / v.limit) for v in found.violations)
+
+
+def _moved(scenario: Scenario, broken: Violation) -> tuple[str, dict[str, object]]:
+    """The limit at what is needed, in words and as values of the spec's keys."""
+    if broken.unit == "seconds":
+        milliseconds = math.ceil(broken.number * 1000)
+        key = TIME_KEYS[broken.constraint]
+        return f"{milliseconds} ms {broken.constraint}", {f"serving.{key}": milliseconds}
+    gib = math.ceil(broken.number / GIB)
+    training = broken.constraint == "training memory"
+    place, device = ("training", scenario.training) if training else ("serving", scenario.serving)
+    size = max(gib, device.memory_gib)
+    updates: dict[str, object] = {
+        "vram_gib" if training else "serving.memory_gib": gib,
+        f"{place}.hardware": device.model_dump(mode="json") | {"memory_gib": size},
+    }
+    return f"{gib} GiB of {'VRAM' if training else 'serving memory'}", updates
 
 
 def _other_runtimes(scenario: Scenario) -> list[Relaxation]:

@@ -119,6 +119,22 @@ INFEASIBLE: list[dict[str, object]] = [
         "serving": {"hardware": "l4", "tenants": 20, "memory_gib": 1},
         "pinned": {"rank": 64},
     },
+    # Memory and time are both too little, and so are a pin and memory.
+    {
+        "vram_gib": 80,
+        "serving": {"hardware": "rtx-4090", "first_token_ms": 10, "memory_gib": 1},
+    },
+    {
+        "vram_gib": 24,
+        "serving": {"runtime": "lorax", "memory_gib": 5},
+        "pinned": {"precision": "fast"},
+    },
+    {
+        "model": "phi-2",
+        "vram_gib": 80,
+        "training": {"hardware": "a100-80gb"},
+        "serving": {"tenants": 1000, "runtime": "onnxruntime", "per_token_ms": 1e-6},
+    },
 ]
 
 
