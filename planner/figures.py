@@ -45,7 +45,12 @@ def figures(
     found |= _parts("training", memory.parts())
     total = _total_seconds(scenario, micro, schedule)
     constants = micro.work.constants(scenario.training, compute_of(scenario))
-    found |= _training_time(scenario, micro.step_seconds, total, constants)
+    length = f"{schedule.epochs:g} epochs"
+    if schedule.max_steps:
+        length = f"at most {schedule.max_steps:,} steps"
+    found |= _training_time(
+        scenario, micro.step_seconds, total, constants, f"{scenario.examples:,} examples, {length}"
+    )
     found["trainable_parameters"] = _exact(cost.trainable_parameters, "derived", COUNT_SOURCE)
     if not scenario.causal:
         head = scenario.labels * (scenario.architecture.hidden + 1)
@@ -57,7 +62,11 @@ def figures(
 
 
 def _training_time(
-    scenario: Scenario, step: float | None, total: float | None, constants: tuple[str, ...]
+    scenario: Scenario,
+    step: float | None,
+    total: float | None,
+    constants: tuple[str, ...],
+    data: str,
 ) -> dict[str, Figure]:
     """Corrected by what builds on this machine took, where enough of them are known."""
     device = scenario.training
@@ -75,6 +84,9 @@ def _training_time(
             found[f"training.uncorrected_{name}"] = found[key]
             found[key] = _corrected(seconds, learned)
     whole = found["training.total_seconds"]
+    if whole.value is not None:
+        whole = whole.model_copy(update={"source": f"{whole.source}; {data}"})
+        found["training.total_seconds"] = whole
     price = cost_usd(whole.value, device)
     found["training.cost_usd"] = _money(price, whole)
     return found

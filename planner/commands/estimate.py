@@ -7,8 +7,11 @@ import click
 
 from planner.documents import dump, validated
 from planner.estimation import Case, Estimate, estimate
+from planner.method import method
 from planner.options import as_json
 from planner.render import figure_lines
+from planner.resolve import DEFAULT_EXAMPLES
+from planner.schedule import DEFAULT_EPOCHS
 from planner.spec import Attention, Checkpointing, Compute, Format, Loss, Optimizer, Runtime
 
 
@@ -65,8 +68,8 @@ def _choice(values: object) -> click.Choice[str]:
 def command(*, targets: str | None, format_: str, as_json: bool, **options: object) -> None:
     """Print the cost of one candidate: memory by part, parameters, serving and latency."""
     document = {name: value for name, value in options.items() if value is not None}
-    if targets:
-        document["targets"] = targets.split(",")
+    if targets is not None:
+        document["targets"] = [target.strip() for target in targets.split(",")]
     found = estimate(validated(Case, {**document, "format": format_}, "estimate"))
     if as_json:
         click.echo(dump(found), nl=False)
@@ -77,7 +80,7 @@ def command(*, targets: str | None, format_: str, as_json: bool, **options: obje
 def _text(found: Estimate) -> str:
     case = found.case
     model = case.model if isinstance(case.model, str) else "config"
-    rank = f" r{case.rank}" if case.rank else ""
+    rank = f" {method(case.method).sized(case.rank)}" if case.rank else ""
     head = (
         f"{Path(model).name}: {case.method}{rank}, {case.format} base, "
         f"batch {case.batch_size} x {case.sequence_length} tokens, arithmetic in {case.compute}"
@@ -85,6 +88,7 @@ def _text(found: Estimate) -> str:
     notes = (
         f"tensors are kept as {case.framework} keeps them; served {case.export} by {case.runtime}",
         "parts are each at their own largest, the peak is at one moment",
+        f"the total is of {DEFAULT_EXAMPLES:,} examples, {DEFAULT_EPOCHS:g} epochs",
     )
     lines = [head, *(f"  ({note})" for note in notes), "", *figure_lines(found.figures)]
     return "\n".join(lines) + "\n"

@@ -220,6 +220,29 @@ def test_serving_a_base_that_the_runtime_does_not_load_is_assumed(
         assert figures[key].source.endswith(f"; {runtime} loads {loads} only")
 
 
+def test_the_targets_of_the_command_line_are_names_between_commas() -> None:
+    words = ("estimate", "--model", "smollm2-135m", "--json", "--targets")
+    plain, spaced = (run(*words, targets).stdout for targets in ("q_proj,v_proj", "q_proj, v_proj"))
+    assert json.loads(plain)["case"]["targets"] == ["q_proj", "v_proj"]
+    assert spaced == plain
+    nothing = run(*words, "")
+    assert nothing.exit_code == 2
+    assert "no linear matches the target ''" in nothing.stderr
+
+
+def test_the_heading_calls_a_size_what_it_counts() -> None:
+    for method, size in (("oft", "block size 16"), ("lora", "rank 16"), ("ia3", "ia3,")):
+        found = run("estimate", "--model", "smollm2-135m", "--method", method)
+        assert size in found.stdout.splitlines()[0]
+
+
+def test_the_total_says_of_how_much_data_it_is() -> None:
+    said = "5,000 examples, 3 epochs"
+    total = estimate(changed(hardware="l4")).figures["training.total_seconds"]
+    assert total.source.endswith(said)
+    assert said in run("estimate", "--model", "smollm2-135m").stdout
+
+
 def test_what_is_stated_can_be_asked_again() -> None:
     for fields in ({}, {"method": "full", "rank": None}, {"model": "gemma-2-2b"}):
         found = estimate(changed(**fields))
