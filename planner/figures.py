@@ -47,7 +47,7 @@ def figures(
     constants = micro.work.constants(scenario.training, compute_of(scenario))
     length = f"{schedule.epochs:g} epochs"
     if schedule.max_steps:
-        length = f"at most {schedule.max_steps:,} steps"
+        length = f"{schedule.max_steps:,} steps"
     found |= _training_time(
         scenario, micro.step_seconds, total, constants, f"{scenario.examples:,} examples, {length}"
     )
@@ -154,7 +154,7 @@ def _total_seconds(scenario: Scenario, micro: Micro, schedule: Training) -> floa
     if micro.step_seconds is None:
         return None
     steps = -(-scenario.examples * schedule.epochs // micro.examples)
-    return micro.step_seconds * (min(steps, schedule.max_steps) if schedule.max_steps else steps)
+    return micro.step_seconds * (schedule.max_steps or steps)
 
 
 LIVE_PARTS = ("activations_bytes", "logits_bytes", "workspace_bytes")

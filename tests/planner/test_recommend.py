@@ -152,6 +152,23 @@ def test_every_relaxation_is_true(fields: dict[str, object]) -> None:
         assert recommend(relaxed).candidate
 
 
+def test_the_total_is_of_all_the_steps_that_are_asked_for() -> None:
+    """As compiler/train/loop.py takes them, whatever the epochs come to."""
+    fields: dict[str, object] = {
+        "model": "smollm2-135m",
+        "task": "causal_lm",
+        "vram_gib": 16,
+        "training": {"hardware": "l4", "max_steps": 1000, "epochs": 1},
+        "data": {"examples": 80},
+    }
+    figures = recommend(Spec.model_validate(fields)).figures
+    step = figures["training.step_seconds"].value
+    total = figures["training.total_seconds"]
+    assert step is not None
+    assert total.value == pytest.approx(1000 * step)
+    assert total.source.endswith("80 examples, 1,000 steps")
+
+
 def test_the_offered_memory_is_the_least_that_suffices() -> None:
     spec = Spec(model="llama-3.1-8b", task="causal_lm", vram_gib=6)
     with pytest.raises(InfeasibleError, match=r"needs .* for training memory") as raised:
