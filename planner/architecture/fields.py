@@ -41,6 +41,8 @@ def shape(config: Config) -> Shape:
         value = next((config[a] for a in aliases if isinstance(config.get(a), int)), None)
         if isinstance(value, int):
             fields[name] = value
+        elif found:
+            _check_absent(config, aliases)
     if found:
         if not found.counts_positions:
             fields.pop("max_position_embeddings", None)
@@ -48,6 +50,13 @@ def shape(config: Config) -> Shape:
             fields[name] = _option(config, (own.get(name, name), name), default)
     _fill_defaults(fields, config, found)
     return fields
+
+
+def _check_absent(config: Config, names: tuple[str, ...]) -> None:
+    """A size that is there and no number would be taken for the family's default."""
+    for name in names:
+        if config.get(name) is not None:
+            raise UsageError(f"config.json has no usable {name}: {config[name]!r}")
 
 
 def digest(config: Config) -> str:

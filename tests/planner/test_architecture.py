@@ -153,3 +153,19 @@ def test_unusable_field_is_named(value: object) -> None:
 )
 def test_digests_in_plans_already_made_stand(name: str, digest: str) -> None:
     assert catalog.config_digest(catalog.model(name).config) == digest
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"num_key_value_heads": "2"}, "num_key_value_heads: '2'"),
+        ({"head_dim": 4.0}, "head_dim: 4.0"),
+        ({"hidden_size": [8]}, r"hidden_size: \[8\]"),
+        ({"hidden_size": None, "n_embd": "8"}, "n_embd: '8'"),
+    ],
+)
+def test_a_size_that_is_no_number_is_refused_as_it_stands(
+    fields: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=f"no usable {said}"):
+        architecture(TINY | fields)
