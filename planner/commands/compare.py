@@ -33,7 +33,7 @@ def command(*, first: Path, second: Path, as_json: bool) -> None:
             name: {
                 "first": one.model_dump(mode="json") if one else None,
                 "second": other.model_dump(mode="json") if other else None,
-                "distinct": _distinct(one, other),
+                "distinct": distinct(one, other),
             }
             for name, (one, other) in rows.items()
         }
@@ -45,6 +45,9 @@ def command(*, first: Path, second: Path, as_json: bool) -> None:
         for name, pair in rows.items()
         if pair[0] != pair[1]
     ]
+    if not chosen and not measured:
+        click.echo("no difference")
+        return
     click.echo(_table([("", first.name, second.name, ""), *chosen, ("", "", "", ""), *measured]))
 
 
@@ -61,17 +64,21 @@ def _shown(name: str, figure: Figure | None) -> str:
 
 
 def _mark(one: Figure | None, other: Figure | None) -> str:
-    return "" if _distinct(one, other) else "within the bands"
+    return "" if distinct(one, other) else "within the bands"
 
 
 def _plan(path: Path) -> Plan:
     return load_plan(path) if "candidate" in read_object(path) else recommend(load_spec(path))
 
 
-def _distinct(one: Figure | None, other: Figure | None) -> bool:
+def distinct(one: Figure | None, other: Figure | None) -> bool:
     """Whether the bands of two known figures lie apart; without a band a number is itself."""
     if one is None or other is None or one.value is None or other.value is None:
         return one != other
-    low_one, high_one = one.low or one.value, one.high or one.value
-    low_other, high_other = other.low or other.value, other.high or other.value
+    (low_one, high_one), (low_other, high_other) = _band(one, one.value), _band(other, other.value)
     return high_one < low_other or high_other < low_one
+
+
+def _band(found: Figure, value: float) -> tuple[float, float]:
+    low = value if found.low is None else found.low
+    return low, value if found.high is None else found.high

@@ -8,8 +8,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from planner import Estimate, Plan, catalog, estimate
+from planner import Estimate, Figure, Plan, catalog, estimate
 from planner.cli import main
+from planner.commands.compare import distinct
 
 EXAMPLES = catalog.specs_folder() / "examples"
 DEMO = str(EXAMPLES / "smollm2-tenants.json")
@@ -254,3 +255,16 @@ def test_an_estimate_is_what_its_schema_says() -> None:
     )
     assert document.case.targets == ("all-linear",)
     assert estimate(document.case) == document
+
+
+def test_plans_that_are_one_are_said_to_be(plan_file: Path) -> None:
+    found = run("compare", str(plan_file), str(plan_file))
+    assert found.stdout == "no difference\n"
+
+
+def test_a_band_that_ends_at_nothing_is_a_band() -> None:
+    lost, tied = (
+        Figure(value=value, evidence="derived", source="of a test", low=low, high=high)
+        for value, low, high in ((-1.0, -2.0, 0.0), (1.0, 0.0, 2.0))
+    )
+    assert not distinct(lost, tied)
