@@ -8,6 +8,7 @@ from planner.architecture import Architecture
 from planner.errors import UsageError
 from planner.method import method
 from planner.quality import data_bits
+from planner.runtime import serving_runtimes
 from planner.spec import Family, Hardware, Spec, Task
 
 GIB = 2**30
@@ -159,6 +160,12 @@ def _check_task(spec: Spec, shape: Architecture) -> None:
         raise UsageError(
             f"task '{spec.task}' is not for {shape.model_type}, whose kind is {noun}",
             hint=f"use task '{wanted}', or another model",
+        )
+    runtime, able = spec.serving.runtime, serving_runtimes(spec.task)
+    if runtime not in able:
+        raise UsageError(
+            f"the runtime {runtime} does not serve the task '{spec.task}'",
+            hint=f"use serving.runtime {' or '.join(able)}",
         )
     generates = spec.task in GENERATES
     if generates and spec.data.labels is not None:

@@ -14,6 +14,7 @@ class RuntimeLimits(NamedTuple):
     devices attention writes the scores of a whole layer; `ran_on` on which its kernels have run.
     `beside_window` counts the tokens that a sliding layer's cache holds beside its window; None is
     all. `quantises_experts` says whether routed experts, one tensor and no linear, are quantised.
+    `tasks` are those of the models that it serves with adapters.
     """
 
     formats: tuple[str, ...]
@@ -31,6 +32,12 @@ class RuntimeLimits(NamedTuple):
     beside_window: int | None = None
     ran_on: tuple[str, ...] = ("cpu", "gpu")
     quantises_experts: bool = True
+    tasks: tuple[str, ...] = (
+        "causal_lm",
+        "seq2seq_lm",
+        "sequence_classification",
+        "image_classification",
+    )
 
 
 SCORES_OF_ONNXRUNTIME = ("cpu",)
@@ -81,6 +88,7 @@ RUNTIMES = {
         "(onnxruntime.ai/docs/genai/tutorials/finetune.html); its model builder's prune_lm_head is "
         "off by default, and its GroupQueryAttention writes no scores (1.31, measured)",
         logits="all",
+        tasks=("causal_lm",),
     ),
     "vllm": RuntimeLimits(
         formats=("bf16", "nf4"),
@@ -95,6 +103,7 @@ RUNTIMES = {
         source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849); sliding layers "
         "reserve their window alone (docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager)",
         beside_window=0,
+        tasks=("causal_lm", "sequence_classification"),
     ),
     "lorax": RuntimeLimits(
         formats=("bf16", "nf4"),
@@ -106,7 +115,8 @@ RUNTIMES = {
         cache_element_bytes=2,
         other_bytes=2,
         row_element_bytes=2,
-        source="LoRAX documentation: LoRA adapters",
+        source="LoRAX documentation: LoRA adapters, on decoders (README, supported models)",
+        tasks=("causal_lm",),
     ),
     "llama.cpp": RuntimeLimits(
         formats=("fp32", "bf16"),
@@ -121,6 +131,7 @@ RUNTIMES = {
         source="llama.cpp: GGUF adapters hold lora_a and lora_b only; sliding layers hold their "
         "window and a micro-batch of 512 tokens (ggml-org/llama.cpp#13194, qualcomm/GenieX#1346)",
         beside_window=512,
+        tasks=("causal_lm", "seq2seq_lm"),
     ),
 }
 
@@ -131,6 +142,11 @@ def untried(runtime: str, kind: str) -> str | None:
     if kind in ran_on:
         return None
     return f"the runtime {runtime} has run on {' and '.join(d.upper() for d in ran_on)}s only"
+
+
+def serving_runtimes(task: str) -> tuple[str, ...]:
+    """The runtimes that serve a task."""
+    return tuple(name for name, limits in RUNTIMES.items() if task in limits.tasks)
 
 
 def refusal(runtime: str, method: Method, rank: int | None, export: str) -> str | None:

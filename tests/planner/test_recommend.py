@@ -240,3 +240,27 @@ def test_no_plan_asks_a_runtime_for_more_than_it_loads(runtime: Runtime) -> None
         assert found.form.export in limits.exports
         if limits.pairs_only and found.form.export == "unmerged":
             assert found.adapter.method.name not in ("dora", "vera", "ia3")
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "refusing"),
+    [
+        ("bert-base", "sequence_classification", {"onnxruntime-genai", "lorax", "llama.cpp"}),
+        ("t5-base", "seq2seq_lm", {"onnxruntime-genai", "lorax", "vllm"}),
+        ("vit-base", "image_classification", {"onnxruntime-genai", "lorax", "llama.cpp", "vllm"}),
+        ("smollm2-135m", "causal_lm", set()),
+    ],
+)
+def test_a_runtime_is_asked_for_no_task_that_it_does_not_serve(
+    model: str, task: str, refusing: set[str]
+) -> None:
+    for runtime in RUNTIMES:
+        spec = Spec.model_validate(
+            {"model": model, "task": task, "vram_gib": 16, "serving": {"runtime": runtime}}
+        )
+        if runtime not in refusing:
+            assert resolve(spec)
+            continue
+        with pytest.raises(UsageError, match=f"runtime {runtime} does not serve .*{task}") as error:
+            resolve(spec)
+        assert "paretune" in str(error.value.hint)
