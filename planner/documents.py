@@ -93,7 +93,7 @@ def _hint(kind: type[BaseModel], problem: ErrorDetails) -> str | None:
         expected = str(problem.get("ctx", {}).get("expected", ""))
         options = [part for part in expected.split("'") if part.strip() not in ("", ",", "or")]
         return did_you_mean(str(problem["input"]), options)
-    if problem["type"] == "missing" and kind is Spec:
+    if problem["type"] == "missing" and kind is Spec and len(location) == 1:
         return "a spec needs model, task and vram_gib; the rest has defaults"
     return None
 

@@ -191,7 +191,10 @@ def _stated(case: Case, chosen: Method) -> Case:
     # Int8 is a base that any adapter leaves frozen; the compiler does not build it yet.
     frozen = case.format == "int8" and len(formats) == EVERY_FORMAT
     if _served(case.format) not in formats and not frozen:
-        raise UsageError(f"{chosen.name} trains on {' or '.join(formats)}, not on {case.format}")
+        raise UsageError(
+            f"{chosen.name} trains on {' or '.join(formats)}, not on {case.format}",
+            hint=f"take --format {' or '.join(formats)}",
+        )
     shape = catalog.model(case.model).architecture
     _check_options(case, chosen, shape)
     positions = shape.positions

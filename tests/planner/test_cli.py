@@ -118,7 +118,7 @@ MISTAKES = [
     (
         {"training": {"hardware": {"kind": "gpu", "memory": 4}}},
         "missing key 'training.hardware.memory_gib'; unknown key 'training.hardware.memory'",
-        "a spec needs model, task and vram_gib; the rest has defaults",
+        "did you mean 'memory_gib'?",
     ),
     (
         {"task": "causal-lm"},
@@ -268,3 +268,15 @@ def test_a_band_that_ends_at_nothing_is_a_band() -> None:
         for value, low, high in ((-1.0, -2.0, 0.0), (1.0, 0.0, 2.0))
     )
     assert not distinct(lost, tied)
+
+
+def test_a_key_missing_in_a_section_is_no_missing_model(tmp_path: Path) -> None:
+    file = spec_file(tmp_path, training={"hardware": {"kind": "gpu"}})
+    found = run("validate", file)
+    assert "missing key 'training.hardware.memory_gib'" in found.stderr
+    assert "hint" not in found.stderr
+
+
+def test_a_method_of_one_format_says_how_to_ask_for_it() -> None:
+    found = run("estimate", "--model", "llama-2-7b", "--method", "qlora")
+    assert found.stderr == ("error: qlora trains on nf4, not on bf16\n\nhint: take --format nf4\n")
