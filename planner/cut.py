@@ -170,8 +170,7 @@ def cost_of(scenario: Scenario, cost: AdapterCost, step: Step) -> Micro:
     memory = training_memory(shape, cost, step)
     recomputed = step.checkpointing == "block"
     repeats = accumulation(scenario, step.batch_size)
-    # Batches are padded to their own longest example, about twice the mean.
-    length = min(scenario.sequence_length, 2 * scenario.mean_tokens)
+    length = scenario.row_tokens
     width = (step.program.master_bytes or step.element) if whole else step.adapter_element
     work = training_step(
         shape,

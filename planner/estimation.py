@@ -133,7 +133,7 @@ def estimate(case: Case) -> Estimate:
     )
     micro = cost_of(scenario, adapter.cost, step)
     found = evaluated(scenario, _stored(adapter, case), form, micro.required_bytes)
-    schedule = training(scenario, -(-scenario.examples // micro.examples))
+    schedule = training(scenario, -(-scenario.rows // micro.examples))
     named = figures(scenario, found, micro, schedule)
     if case.adapter_dtype is not None:
         source = f"{COUNT_SOURCE}, {case.adapter_dtype}"

@@ -153,7 +153,7 @@ def _total_seconds(scenario: Scenario, micro: Micro, schedule: Training) -> floa
     """One tenant's training."""
     if micro.step_seconds is None:
         return None
-    steps = -(-scenario.examples * schedule.epochs // micro.examples)
+    steps = -(-scenario.rows * schedule.epochs // micro.examples)
     return micro.step_seconds * (schedule.max_steps or steps)
 
 

@@ -41,7 +41,7 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
     chosen, rounds = choose(scenario, weighed.feasible)
     micro = micro_of(scenario, chosen)
     candidate = _candidate(scenario, chosen, micro)
-    schedule = training(scenario, -(-scenario.examples // micro.examples))
+    schedule = training(scenario, -(-scenario.rows // micro.examples))
     # Of our own making: no validator is built for it, which would take a tenth of the time.
     return Plan.model_construct(
         task=spec.task,

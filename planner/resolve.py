@@ -80,6 +80,23 @@ class Scenario:
         return self.examples * self.mean_tokens
 
     @property
+    def rows(self) -> int:
+        """Rows of training in an epoch: examples, or what is left of them when they are packed."""
+        if not self.spec.training.packing:
+            return self.examples
+        tokens = self.examples * min(self.mean_tokens, self.sequence_length)
+        return -(-tokens // self.sequence_length)
+
+    @property
+    def row_tokens(self) -> int:
+        """Of such a row: full when packed, else padded to the longest of its batch, about twice
+        the mean.
+        """
+        if self.spec.training.packing:
+            return self.sequence_length
+        return min(self.sequence_length, 2 * self.mean_tokens)
+
+    @property
     def causal(self) -> bool:
         return self.spec.task in GENERATES
 
@@ -179,6 +196,10 @@ def _check_task(spec: Spec, shape: Architecture) -> None:
         raise UsageError(
             f"serving.concurrency {spec.serving.concurrency} is for models that write; a "
             "classifier answers in one pass"
+        )
+    if spec.task != "causal_lm" and spec.training.packing:
+        raise UsageError(
+            f"training.packing lays texts end to end, and the task '{spec.task}' has none to lay so"
         )
     if spec.task == "image_classification" and spec.data.mean_tokens is not None:
         raise UsageError(

@@ -64,7 +64,10 @@ ModelChoice = Annotated[
 
 
 class TrainingSpec(Section):
-    """Where and for how long a tenant is trained; None is decided by the planner."""
+    """Where and for how long a tenant is trained; None is decided by the planner.
+
+    `packing` lays several texts end to end in one row.
+    """
 
     hardware: HardwareChoice | None = None
     epochs: Positive | None = None

@@ -148,6 +148,11 @@ MISTAKES = [
         "serving.concurrency 3 is for models that write",
         None,
     ),
+    (
+        {"task": "sequence_classification", "model": "bert-base", "training": {"packing": True}},
+        "training.packing lays texts end to end",
+        None,
+    ),
     ({"pinned": {"method": "ia3", "rank": 4}}, "pinned.rank 4: ia3 has no rank", None),
     (
         {"pinned": {"targets": ["q_prj"]}},

@@ -152,6 +152,31 @@ def test_every_relaxation_is_true(fields: dict[str, object]) -> None:
         assert recommend(relaxed).candidate
 
 
+def test_packing_fills_rows_of_which_there_are_fewer() -> None:
+    """Padded to the longest of a batch, about twice the mean, half of the tokens are none."""
+    document = {
+        "model": "llama-3.1-8b",
+        "task": "causal_lm",
+        "vram_gib": 24,
+        "data": {"examples": 8000, "mean_tokens": 256},
+        "pinned": {"method": "qlora", "rank": 16, "sequence_length": 1024, "batch_size": 2},
+    }
+    padded, packed = (
+        recommend(
+            Spec.model_validate({**document, "training": {"hardware": "l4", "packing": packing}})
+        ).figures
+        for packing in (False, True)
+    )
+
+    def ratio(key: str) -> float:
+        return (packed[key].value or 0) / (padded[key].value or 1)
+
+    # Twice the tokens, and what a pass takes whatever its tokens.
+    assert 1.6 < ratio("training.step_seconds") < 2
+    assert ratio("training.total_seconds") == pytest.approx(ratio("training.step_seconds") / 4)
+    assert ratio("training.peak_allocated_bytes") == 1
+
+
 def test_the_total_is_of_all_the_steps_that_are_asked_for() -> None:
     """As compiler/train/loop.py takes them, whatever the epochs come to."""
     fields: dict[str, object] = {
