@@ -290,9 +290,9 @@ def form_refusal(scenario: Scenario, found: Method, rank: int | None, form: Form
         reason = f"{name} can only be served {' or '.join(found.serves)}"
         return Refusal(f"{name}, {form.export}", "export", reason)
     if form.precision == "fast" and (form.format != "nf4" or form.export == "merged"):
-        return Refusal("fast, otherwise", "precision", "fast needs an unmerged nf4 base")
+        return Refusal("fast precision", "precision", "fast needs an unmerged nf4 base")
     if form.precision not in RUNTIMES[runtime].precisions:
-        return Refusal("fast", "runtime", f"{runtime} has no fast arithmetic")
+        return Refusal("fast precision", "runtime", f"{runtime} has no fast arithmetic")
     refused = refusal(runtime, found, rank, form.export)
     return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
 

@@ -91,7 +91,10 @@ def _criterion(step: Round) -> str:
         best = criterion.natural(step.best)
         return f"quality within {criterion.tie:g} points{noise} of the best ({signed(best)})"
     if criterion.name == "memory":
-        return f"memory within {criterion.tie:.0%} of the budget of the least ({step.best:.0%})"
+        return (
+            f"memory at the thriftiest step within {criterion.tie:.0%} of the budget of the least "
+            f"({step.best:.0%})"
+        )
     if criterion.name == "simplicity":
         return "being nearest to plain LoRA of rank 16 on all linears"
     return f"{criterion.name} within {criterion.tie:.0%} of the least"

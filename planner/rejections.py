@@ -125,7 +125,10 @@ def _why(scenario: Scenario, other: Evaluated, chosen: Evaluated, rounds: Sequen
         near = f"it is expected {signed(gap)} points from the choice"
     theirs, ours = (lost.criterion.score(scenario, c) for c in (other, chosen))
     if lost.criterion.name == "memory":
-        compared = f"it takes {theirs:.0%} of the memory budget and the choice {ours:.0%}"
+        compared = (
+            f"it takes {theirs:.0%} of the memory budget at its thriftiest step and the choice "
+            f"{ours:.0%}"
+        )
     elif lost.criterion.name == "simplicity":
         simpler = theirs > ours
         compared = _tied(survived) + (

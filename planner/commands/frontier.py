@@ -51,6 +51,8 @@ def _table(found: Frontier) -> str:
     front = [_line(found, p) for p in order if p.on_frontier or p.id == found.chosen]
     broken = [f"  {p.label}: over the limit of {', '.join(p.broken)}" for p in order if p.broken]
     parts = [f"{found.model}: {found.task}, {len(front)} trade-offs", "", head, *front]
+    if not front:
+        parts = [f"{found.model}: {found.task}, nothing fits; planner recommend says what would"]
     if broken:
         parts += ["", "Out of reach", *broken]
     return "\n".join(parts) + "\n"
