@@ -8,6 +8,8 @@ down                 takes that product or activation
 head, classifier     reaches the graph's output through no other linear: the head when its weight
                      is tied to an embedding or is as tall as one, else the classifier
 linear               anything else
+
+An activation may be written out in elementwise operations, as transformers does GELU's tanh form.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,6 +34,7 @@ ACTIVATIONS = {
 PRODUCT = ATEN.mul.Tensor
 CUT = ATEN.chunk.default
 SUM = ATEN.add.Tensor
+ELEMENTWISE = ACTIVATIONS | {PRODUCT, SUM, ATEN.pow.Tensor_Scalar}
 OPERANDS = ("attention.query", "attention.key", "attention.value")
 
 Nodes = set[fx.Node]
@@ -124,9 +127,9 @@ def _is_attention_result(node: fx.Node) -> bool:
 def _mlp_role(nodes: Nodes, linear: Linear) -> str | None:
     if _is_gated(nodes, linear.input) or _is_activated(nodes, linear.input):
         return "mlp.down"
-    activations = [user for user in linear.node.users if user.target in ACTIVATIONS]
     if any(_is_gated(nodes, user) for user in linear.node.users):
         return "mlp.up"
+    activations = [node for node in _made_of(linear.node) if _is_activated(nodes, node)]
     if any(_is_gated(nodes, user) for activation in activations for user in activation.users):
         return "mlp.gate"
     pieces = [piece for user in linear.node.users if user.target is CUT for piece in user.users]
@@ -145,7 +148,23 @@ def _is_gated(nodes: Nodes, node: fx.Node) -> bool:
 
 
 def _is_activated(nodes: Nodes, node: fx.Node) -> bool:
-    return node.target in ACTIVATIONS and _whole(node.all_input_nodes[0]) in nodes
+    """Whether elementwise operations, an activation among them, made it of one linear's output."""
+    made = _walk([node], lambda n: n.all_input_nodes if n.target in ELEMENTWISE else (), nodes)
+    sources = [_whole(n) for n in made if n in nodes or n.target not in ELEMENTWISE]
+    activated = any(n.target in ACTIVATIONS for n in made)
+    return activated and len(sources) == 1 and sources[0] in nodes
+
+
+def _made_of(value: fx.Node) -> Nodes:
+    """What elementwise operations make of a value and of nothing else."""
+    made = {value}
+    stack = list(value.users)
+    while stack:
+        node = stack.pop()
+        if node.target in ELEMENTWISE and node not in made and made >= set(node.all_input_nodes):
+            made.add(node)
+            stack.extend(node.users)
+    return made - {value}
 
 
 def _whole(node: fx.Node) -> fx.Node:

@@ -12,6 +12,7 @@ from transformers import (
     LlamaConfig,
     OPTConfig,
     Phi3Config,
+    PhiConfig,
     PretrainedConfig,
 )
 
@@ -51,6 +52,11 @@ CASES = [
         Phi3Config(**SIZES, intermediate_size=128, pad_token_id=0, eos_token_id=1),
         {"attention.qkv": 2, "attention.output": 2, "mlp.gate_up": 2, "mlp.down": 2, "head": 1},
         id="fused projection and gate (phi3)",
+    ),
+    pytest.param(
+        PhiConfig(**SIZES, intermediate_size=128),
+        {**dict.fromkeys((*SPLIT, "mlp.up", "mlp.down"), 2), "head": 1},
+        id="activation written out (phi)",
     ),
 ]
 
