@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from planner.errors import IncompatibleError, UsageError
@@ -235,7 +236,19 @@ def _load(
                 f"transformers cannot load the '{name}' model in '{folder}': {error}"
             ) from error
     _check_complete(folder, info, tuple(f"{part}." for part in unused(model)))
+    _use_linears(model)
     return cast(PreTrainedModel, model.eval().requires_grad_(requires_grad=False))
+
+
+def _use_linears(model: PreTrainedModel) -> None:
+    """GPT-2's Conv1D is a linear whose weight lies [in, out]; here all lie [out, in]."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            with torch.device("meta"):
+                linear = nn.Linear(module.nx, module.nf)
+            linear.weight = nn.Parameter(module.weight.detach().T.contiguous())
+            linear.bias = module.bias
+            model.set_submodule(name, linear)
 
 
 def _check_complete(folder: Path, info: dict[str, Any], unused: tuple[str, ...]) -> None:

@@ -12,6 +12,8 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -88,6 +90,17 @@ def test_shards(original: LlamaForCausalLM, tmp_path: Path) -> None:
     folder = saved(original, tmp_path, shard="3KB")
     assert len(huggingface.weight_files(folder)) > 2
     loaded = huggingface.load_causal_lm(folder)
+    torch.testing.assert_close(loaded(IDS).logits, original(IDS).logits)
+
+
+def test_linears_that_lie_the_other_way_round(tmp_path: Path) -> None:
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=8)
+    original = GPT2LMHeadModel(config).eval()
+    loaded = huggingface.load_causal_lm(saved(original, tmp_path))
+    mlp = loaded.get_submodule("transformer.h.0.mlp")
+    assert isinstance(mlp.c_fc, torch.nn.Linear)
+    assert mlp.c_fc.weight.shape == (64, 16)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
     torch.testing.assert_close(loaded(IDS).logits, original(IDS).logits)
 
 
