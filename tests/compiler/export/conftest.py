@@ -11,7 +11,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertModel,
+)
 
 from compiler.adapter import Adapter, uniform
 from compiler.bank import AdapterBank
@@ -97,6 +104,24 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Captured:
     for part in model.classifier.parameters():
         nn.init.zeros_(part)
     return capture(model, encoder_form(model), tmp_path_factory.mktemp("bert") / "s.onnx", "")
+
+
+@pytest.fixture(scope="session")
+def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Captured:
+    """An encoder with rotary positions, of which one layer in three sees everything."""
+    config = ModernBertConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=VOCABULARY,
+        pad_token_id=0,
+        local_attention=4,
+        attn_implementation="sdpa",
+    )
+    model = randomized(MeanPoolClassifier(ModernBertModel(config), 32, LABELS))
+    path = tmp_path_factory.mktemp("modernbert") / "s.onnx"
+    return capture(model, encoder_form(model), path, "")
 
 
 class Scorer(nn.Module):

@@ -76,6 +76,15 @@ def test_encoder_ignores_padding(bert, kit: ModuleType, prompt, tmp_path: Path) 
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
 
 
+def test_rotations_of_a_whole_batch(modernbert, kit: ModuleType, prompt, tmp_path: Path) -> None:
+    state = modernbert.model.state_dict()
+    write_unmerged(modernbert.skeleton, state, (), tmp_path, precision="exact")
+    feeds = {"input_ids": prompt, "attention_mask": np.ones_like(prompt)}
+    logits = kit.load(tmp_path).run(feeds, ("logits",))["logits"].numpy()
+    expected = modernbert.model(*map(torch.from_numpy, feeds.values())).numpy()
+    np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
+
+
 def test_any_module(scorer, kit: ModuleType, tmp_path: Path) -> None:
     write_unmerged(scorer.skeleton, scorer.model.state_dict(), (), tmp_path, precision="exact")
     x = np.random.default_rng(0).normal(size=(5, 7, 24)).astype(np.float32)
