@@ -35,6 +35,7 @@ from compiler.workspace import (
     open_workspace,
     workspace_folder,
 )
+from planner.architecture import Architecture, architecture
 from planner.catalog import config_digest
 from planner.errors import DriftError, ParetuneError, UsageError
 from planner.method import Method, buildable_method
@@ -80,19 +81,10 @@ def _check(request: Request) -> None:
     for tenant, path in request.data.items():
         if not path.is_file():
             raise UsageError(f"there is no data file '{path}' for tenant '{tenant}'")
-    config = huggingface.read_config(request.model)
-    found = config_digest(config)
-    if found != plan.model.config_digest:
-        raise DriftError(
-            f"the plan is for '{plan.model.name}' (config {plan.model.config_digest[:12]}), but "
-            f"'{request.model}' is a '{config.get('model_type')}' of config {found[:12]}",
-            hint="make a plan from this model's config.json",
-        )
-    if plan.task not in BUILT_TASKS:
-        raise UsageError(f"the compiler does not build the task '{plan.task}' yet")
+    shape = _check_model(request)
     chosen = buildable_method(plan.candidate.method)
     _check_candidate(plan.candidate, chosen)
-    _check_length(plan.candidate.sequence_length, config)
+    _check_length(plan.candidate.sequence_length, shape.positions)
     if plan.candidate.format not in chosen.formats:
         raise UsageError(
             f"{chosen.title} does not train on a base in {plan.candidate.format}; formats are "
@@ -105,6 +97,28 @@ def _check(request: Request) -> None:
             f"a merged artifact holds one tenant, but {len(request.data)} are given",
             hint="build once per tenant, or choose an unmerged export",
         )
+
+
+def _check_model(request: Request) -> Architecture:
+    """The model is the plan's, and of a task and family that are built."""
+    plan = request.plan
+    config = huggingface.read_config(request.model)
+    found = config_digest(config)
+    if found != plan.model.config_digest:
+        raise DriftError(
+            f"the plan is for '{plan.model.name}' (config {plan.model.config_digest[:12]}), but "
+            f"'{request.model}' is a '{config.get('model_type')}' of config {found[:12]}",
+            hint="make a plan from this model's config.json",
+        )
+    if plan.task not in BUILT_TASKS:
+        raise UsageError(f"the compiler does not build the task '{plan.task}' yet")
+    shape = architecture(config)
+    if shape.unbuilt:
+        raise UsageError(
+            f"the compiler does not build the family '{shape.model_type}' yet: {shape.unbuilt}",
+            hint="`planner models` lists the models it builds",
+        )
+    return shape
 
 
 def _check_candidate(candidate: Candidate, chosen: Method) -> None:
@@ -134,11 +148,10 @@ def _check_vocabulary(request: Request, datasets: tuple[Dataset, ...]) -> None:
             )
 
 
-def _check_length(length: int, config: Mapping[str, object]) -> None:
-    limit = config.get("max_position_embeddings")
-    if isinstance(limit, int) and length > limit:
+def _check_length(length: int, positions: int) -> None:
+    if 0 < positions < length:
         raise UsageError(
-            f"candidate.sequence_length is {length}, but the model has {limit} positions"
+            f"candidate.sequence_length is {length}, but the model has {positions} positions"
         )
 
 

@@ -1,6 +1,6 @@
 """Spec to plan: resolve, evaluate every candidate, choose, and say why."""
 
-from planner.architecture import shape
+from planner.architecture import Architecture, shape
 from planner.candidates import select
 from planner.catalog import config_digest
 from planner.cut import Micro, compute_of, optimizer_of
@@ -21,8 +21,8 @@ from planner.spec import Spec
 def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
     """The plan for a spec; raises UsageError, or InfeasibleError with the nearest relaxations.
 
-    With `unbuildable` the choice is among all methods and tasks, whether or not the compiler
-    builds them yet.
+    With `unbuildable` the choice is among all methods, tasks and families, whether or not the
+    compiler builds them yet.
     """
     if spec.task not in BUILT_TASKS and not unbuildable:
         raise UsageError(
@@ -32,6 +32,7 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
         )
     scenario = resolve(spec)
     if not unbuildable:
+        _check_built_family(scenario.architecture)
         _check_built_targets(scenario)
     weighed = search(scenario, unbuildable=unbuildable)
     if not weighed.feasible:
@@ -54,6 +55,14 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
         evidence_ids=_evidence(weighed, chosen),
         spec=spec,
     )
+
+
+def _check_built_family(shape: Architecture) -> None:
+    if shape.unbuilt:
+        raise UsageError(
+            f"the compiler does not build the family '{shape.model_type}' yet: {shape.unbuilt}",
+            hint="--include-unbuildable plans it all the same",
+        )
 
 
 def _check_built_targets(scenario: Scenario) -> None:

@@ -36,6 +36,7 @@ class Family(NamedTuple):
     expansion            hidden sizes in intermediate_size, where the config does not say
     sliding_layers       how many layers have the window, given the config and the number of layers
     image                the input is patches of an image, not tokens
+    unbuilt              as in Architecture
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Family(NamedTuple):
     window_field: str = "sliding_window"
     sliding_layers: Callable[[Mapping[str, object], int], int] | None = None
     image: bool = False
+    unbuilt: str = ""
 
 
 def family(model_type: str) -> Family | None:

@@ -75,6 +75,7 @@ def architecture(config: Config) -> Architecture:
         biases=frozenset(m.name for m in linears if m.bias),
         sliding_window=window,
         sliding_layers=sliding_layers,
+        unbuilt=found.unbuilt,
     )
 
 

@@ -37,6 +37,7 @@ class Architecture:
     biases               the names of the targets that have a bias
     sliding_window       tokens that `sliding_layers` of the decoder's layers look back; 0 is all
     vocab                0 where the input is an image
+    unbuilt              why the compiler cannot build the family, empty where it can
     """
 
     model_type: str
@@ -69,6 +70,7 @@ class Architecture:
     sliding_window: int = 0
     sliding_layers: int = 0
     encoder_layers: int = 0
+    unbuilt: str = ""
 
     @cached_property
     def linear_parameters(self) -> int:

@@ -5,21 +5,23 @@ import click
 from planner import catalog
 from planner.options import as_json, print_json
 
-COLUMNS = "{:<20}{:<27}{:<13}{:<17}{:>16}  {}"
+COLUMNS = "{:<20}{:<27}{:<13}{:<17}{:<7}{:>16}  {}"
 
 
 @click.command("models", epilog="Example: planner models --json")
 @as_json
 def command(*, as_json: bool) -> None:
-    """List the models of the catalogue, with how many parameters a token passes."""
+    """List the models of the catalogue, whether the compiler builds them, and their parameters."""
     rows = {name: _row(name) for name in catalog.names("models")}
     if as_json:
         print_json(models=rows)
         return
-    click.echo(COLUMNS.format("name", "title", "family", "kind", "parameters", "active").rstrip())
+    heads = ("name", "title", "family", "kind", "builds", "parameters", "active")
+    click.echo(COLUMNS.format(*heads).rstrip())
     for name, row in rows.items():
         total, active = row["parameters"], row["active_parameters"]
-        cells = (name, row["title"], row["family"], row["kind"], f"{total:,}")
+        built = "no" if row["unbuilt"] else "yes"
+        cells = (name, row["title"], row["family"], row["kind"], built, f"{total:,}")
         click.echo(COLUMNS.format(*cells, f"{active:,}" if active != total else "").rstrip())
 
 
@@ -29,6 +31,7 @@ def _row(name: str) -> catalog.Json:
     return catalog.entry("models", name) | {
         "family": found.model_type,
         "kind": found.kind,
+        "unbuilt": found.unbuilt,
         "parameters": found.parameters,
         "active_parameters": found.active_parameters,
     }

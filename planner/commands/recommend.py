@@ -15,9 +15,7 @@ from planner.render import render
 )
 @spec_file
 @click.option("--out", type=click.Path(path_type=Path), help="Write the plan to this file.")
-@click.option(
-    "--include-unbuildable", is_flag=True, help="Weigh methods and tasks the compiler lacks too."
-)
+@click.option("--include-unbuildable", is_flag=True, help="Weigh what the compiler lacks too.")
 @overrides
 @as_json
 def command(

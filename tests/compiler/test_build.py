@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel
 from compiler.artifact import verify
 from compiler.cli import main
 from compiler.session import Session
+from planner.catalog import config_digest
 from planner.errors import UsageError
 from planner.method import Method, buildable
 
@@ -224,6 +225,15 @@ def test_a_plan_for_another_model_is_refused(place: Path, build: Build, tmp_path
     (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}), "utf-8")
     (other / "tokenizer.json").write_bytes((place / "model" / "tokenizer.json").read_bytes())
     refused(build(place, tmp_path / "out", f"--model={other}"), 5, "the plan is for")
+
+
+def test_a_model_that_is_not_built_is_refused(place: Path, build: Build, tmp_path: Path) -> None:
+    config = json.loads((place / "model" / "config.json").read_text("utf-8"))
+    config |= {"model_type": "opt", "ffn_dim": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    planned = f"--set=model.config_digest={json.dumps(config_digest(config))}"
+    result = build(place, tmp_path / "out", planned, f"--model={tmp_path}")
+    refused(result, 2, "does not build the family 'opt' yet: its MLP takes")
 
 
 def test_an_artifact_is_not_overwritten(place: Path, build: Build, artifact: Path) -> None:

@@ -78,7 +78,7 @@ def test_schema_prints_a_json_schema(name: str) -> None:
     ("command", "line"),
     [
         ("methods", "lora           LoRA               arXiv:2106.09685  yes"),
-        ("models", "llama-3.1-8b        Llama 3.1 8B"),
+        ("models", f"gemma-2-2b          Gemma 2 2B{'gemma2':>23}{'decoder':>14}{'no':>12}"),
         ("hardware", f"l40s{44.988:>29.4g}{864:>9}"),
     ],
 )

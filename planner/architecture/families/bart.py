@@ -75,4 +75,5 @@ FAMILY = Family(
     },
     options={"encoder_layers": 12, "encoder_ffn_dim": 4096},
     counts_positions=True,
+    unbuilt="it is an encoder-decoder",
 )

@@ -32,6 +32,7 @@ FAMILY = Family(
     activation="gelu",
     position="alibi",
     writes_scores=True,
+    unbuilt="transformers has no sdpa attention for it",
     modules=modules,
     aliases={"hidden_size": "n_embed"},
     expansion=4,

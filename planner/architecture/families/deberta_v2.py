@@ -67,6 +67,7 @@ FAMILY = Family(
     position="relative",
     modules=modules,
     writes_scores=True,
+    unbuilt="transformers has no sdpa attention for it",
     options={
         "type_vocab_size": 0,
         "relative_attention": False,

@@ -62,4 +62,5 @@ FAMILY = Family(
     },
     parallel="parallel_attn",
     expansion=4,
+    unbuilt="its linears are products with a transposed weight",
 )

@@ -27,4 +27,5 @@ FAMILY = gemma.FAMILY._replace(
     sliding_layers=lambda _, layers: (layers + 1) // 2,
     writes_scores=True,
     soft_caps=True,
+    unbuilt="transformers has no sdpa attention for it",
 )

@@ -29,4 +29,5 @@ FAMILY = gemma2.FAMILY._replace(
     sliding_layers=sliding_layers,
     writes_scores=False,
     soft_caps=False,
+    unbuilt="",
 )

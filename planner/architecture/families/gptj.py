@@ -33,6 +33,7 @@ FAMILY = Family(
     position="rotary",
     modules=modules,
     writes_scores=True,
+    unbuilt="transformers has no sdpa attention for it",
     aliases={"max_position_embeddings": "n_positions"},
     tied=False,
     parallel=True,

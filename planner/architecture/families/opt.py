@@ -59,4 +59,5 @@ FAMILY = Family(
     },
     same_as={"word_embed_proj_dim": "hidden_size"},
     counts_positions=True,
+    unbuilt="its MLP takes batch and positions as one axis, where no row has a tenant",
 )

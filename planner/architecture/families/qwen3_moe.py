@@ -60,4 +60,5 @@ FAMILY = qwen3.FAMILY._replace(
     aliases=mixtral.FAMILY.aliases,
     options=OPTIONS,
     sliding_layers=qwen2.sliding_layers,
+    unbuilt="its routed experts have no ONNX form",
 )

@@ -84,4 +84,5 @@ FAMILY = Family(
         "feed_forward_proj": "relu",
     },
     same_as={"num_decoder_layers": "num_hidden_layers"},
+    unbuilt="it is an encoder-decoder",
 )

@@ -58,4 +58,5 @@ FAMILY = Family(
     },
     same_as={"pooler_output_size": "hidden_size"},
     image=True,
+    unbuilt="its input is an image",
 )
