@@ -54,12 +54,15 @@ def _assumptions(scenario: Scenario) -> str:
 
 
 def _feasibility(scenario: Scenario, weighed: Search, chosen: Evaluated, micro: Micro) -> str:
+    together = ""
+    if scenario.spec.serving.concurrency is not None:
+        together = f" with {many(scenario.concurrency, 'sequence')} at a time"
     return (
         f"Because {len(weighed.feasible)} of {len(weighed.candidates)} candidates keep every "
         f"limit, and {chosen.describe()} needs {gib(micro.required_bytes)} of "
         f"{gib(scenario.training_budget_bytes)} to train and "
         f"{gib(chosen.serving.required_bytes)} of {gib(scenario.serving_budget_bytes)} to serve "
-        f"{many(scenario.active_tenants, 'active tenant')}, so it fits"
+        f"{many(scenario.active_tenants, 'active tenant')}{together}, so it fits"
     )
 
 

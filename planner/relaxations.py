@@ -11,6 +11,7 @@ from planner.evaluate import Evaluated, Search, Violation, is_feasible, search
 from planner.resolve import GIB, Scenario, resolve
 from planner.runtime import RUNTIMES
 from planner.spec import Spec
+from planner.units import many
 
 OFFERED = 3
 PARTS = (2, 4, 8, 16, 32)
@@ -55,7 +56,8 @@ def _pairs(scenario: Scenario, weighed: Search) -> Iterator[Relaxation]:
     broken = _broken(weighed)
     loads = []
     if broken - {"training memory"}:
-        loads += [*_fewer_tenants(scenario)[:1], *_less_context(scenario)[:1]]
+        loads += [*_fewer_tenants(scenario)[:1], *_fewer_sequences(scenario)[:1]]
+        loads += _less_context(scenario)[:1]
     if "training memory" in broken:
         loads += _shorter(scenario)[:1]
     for load in (*loads, *_unpinned(scenario), NOTHING):
@@ -107,6 +109,7 @@ def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Relaxation]]:
         yield _slower(weighed, constraint, key)
     if broken - {"training memory"}:
         yield _fewer_tenants(scenario)
+        yield _fewer_sequences(scenario)
         yield _less_context(scenario)
     if any(refused.constraint == "runtime" for refused in weighed.refusals):
         yield _other_runtimes(scenario)
@@ -242,7 +245,19 @@ def _shorter(scenario: Scenario) -> list[Relaxation]:
 def _fewer_tenants(scenario: Scenario) -> list[Relaxation]:
     counts = [scenario.active_tenants // part for part in PARTS]
     return [
-        Relaxation(f"{count} active tenants", {"serving.active_tenants": count})
+        Relaxation(many(count, "active tenant"), {"serving.active_tenants": count})
+        for count in counts
+        if count >= 1
+    ]
+
+
+def _fewer_sequences(scenario: Scenario) -> list[Relaxation]:
+    """Where the spec states them; else they follow the tenants."""
+    if scenario.spec.serving.concurrency is None:
+        return []
+    counts = [scenario.concurrency // part for part in PARTS]
+    return [
+        Relaxation(f"{many(count, 'sequence')} at a time", {"serving.concurrency": count})
         for count in counts
         if count >= 1
     ]

@@ -104,6 +104,7 @@ INFEASIBLE: list[dict[str, object]] = [
     {"vram_gib": 24, "serving": {"hardware": "l4", "per_token_ms": 10}},
     {"vram_gib": 18, "pinned": {"method": "dora", "format": "bf16", "sequence_length": 8192}},
     {"vram_gib": 24, "serving": {"tenants": 400, "context_length": 4096}},
+    {"vram_gib": 24, "serving": {"concurrency": 100, "context_length": 4096}},
     {"vram_gib": 24, "serving": {"hardware": "l4", "memory_gib": 5}},
     {"vram_gib": 24, "pinned": {"method": "qlora", "format": "fp32"}},
     {
