@@ -14,7 +14,8 @@ class RuntimeLimits(NamedTuple):
     devices attention writes the scores of a whole layer; `ran_on` on which its kernels have run.
     `beside_window` counts the tokens that a sliding layer's cache holds beside its window; None is
     all. `quantises_experts` says whether routed experts, one tensor and no linear, are quantised.
-    `tasks` are those of the models that it serves with adapters.
+    `tasks` are those of the models that it serves, `merged_tasks` those of which it loads no
+    adapters.
     """
 
     formats: tuple[str, ...]
@@ -38,6 +39,7 @@ class RuntimeLimits(NamedTuple):
         "sequence_classification",
         "image_classification",
     )
+    merged_tasks: tuple[str, ...] = ()
 
 
 SCORES_OF_ONNXRUNTIME = ("cpu",)
@@ -100,10 +102,12 @@ RUNTIMES = {
         cache_element_bytes=2,
         other_bytes=2,
         row_element_bytes=2,
-        source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849); sliding layers "
-        "reserve their window alone (docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager)",
+        source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849); no classifier has "
+        "LoRA (docs/models/pooling_models/classify.md); sliding layers reserve their window alone "
+        "(docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager)",
         beside_window=0,
         tasks=("causal_lm", "sequence_classification"),
+        merged_tasks=("sequence_classification",),
     ),
     "lorax": RuntimeLimits(
         formats=("bf16", "nf4"),
@@ -149,9 +153,11 @@ def serving_runtimes(task: str) -> tuple[str, ...]:
     return tuple(name for name, limits in RUNTIMES.items() if task in limits.tasks)
 
 
-def refusal(runtime: str, method: Method, rank: int | None, export: str) -> str | None:
+def refusal(runtime: str, task: str, method: Method, rank: int | None, export: str) -> str | None:
     """Why the runtime cannot load the method's adapter, or None."""
     limits = RUNTIMES[runtime]
+    if export == "unmerged" and task in limits.merged_tasks:
+        return f"{runtime} loads no adapters for the task '{task}'"
     if export not in limits.exports:
         return f"{runtime} serves {' or '.join(limits.exports)} models only"
     if export == "merged" or not limits.pairs_only:

@@ -4,6 +4,7 @@ import click
 
 from planner.method import Dimension, Method, TensorSpec, buildable, methods
 from planner.options import as_json, print_json
+from planner.runtime import RUNTIMES, refusal
 
 SIDE = 4096
 """Conversions are stated for a linear of this width and height."""
@@ -46,11 +47,27 @@ def _conversion(found: Method) -> dict[str, object] | None:
     """The pair that a middling size makes on a square linear."""
     if found.converts_to is None:
         return None
-    size = found.ranks[len(found.ranks) // 2] if found.ranks else None
+    size = _middling(found)
     lengths = dict.fromkeys(("out", "in", "narrow", "wide"), SIDE)
     lengths |= {"rank": size or 0, found.size: size or 0}
     rank = found.converts_to.rank(lengths)
     return {"from_rank": size, "to_rank": rank, "exact": found.converts_to.exact}
+
+
+def _middling(found: Method) -> int | None:
+    return found.ranks[len(found.ranks) // 2] if found.ranks else None
+
+
+def _runtimes(found: Method) -> dict[str, list[str]]:
+    """Those that serve a decoder so, by export."""
+    return {
+        export: [
+            runtime
+            for runtime in RUNTIMES
+            if refusal(runtime, "causal_lm", found, _middling(found), export) is None
+        ]
+        for export in found.serves
+    }
 
 
 def _document(found: Method) -> dict[str, object]:
@@ -72,6 +89,7 @@ def _document(found: Method) -> dict[str, object]:
         "forward_passes": found.forward_passes,
         "drops_input": found.drops_input,
         "serves": found.serves,
+        "runtimes": _runtimes(found),
         "converts_to": _conversion(found),
         "peft_config": found.peft_config,
     }

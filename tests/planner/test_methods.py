@@ -460,7 +460,9 @@ def test_the_json_listing_holds_every_field() -> None:
     document = json.loads(listed("--json"))["methods"]
     assert document.keys() == methods().keys()
     shown = {field.name for field in fields(Method)} - {"update", "costs", "misfit", "scaling"}
-    renamed = shown - {"name", "default_alpha", "optimizer_elements"} | {"alphas"}
+    renamed = shown - {"name", "default_alpha", "optimizer_elements"} | {"alphas", "runtimes"}
     assert all(row.keys() == renamed for row in document.values())
     assert set(TensorSpec._fields) - {"where", "peft_key"} <= set(document["lora"]["tensors"][0])
+    assert document["dora"]["runtimes"]["unmerged"] == ["paretune"]
+    assert "vllm" in document["lora"]["runtimes"]["unmerged"]
     assert document["pissa"]["converts_to"] == {"from_rank": 32, "to_rank": 64, "exact": True}

@@ -290,3 +290,17 @@ def test_a_runtime_is_asked_for_no_task_that_it_does_not_serve(
         with pytest.raises(UsageError, match=f"runtime {runtime} does not serve .*{task}") as error:
             resolve(spec)
         assert "paretune" in str(error.value.hint)
+
+
+def test_a_runtime_without_adapters_for_classifiers_gets_them_merged() -> None:
+    document = {
+        "model": "bert-base",
+        "task": "sequence_classification",
+        "vram_gib": 22,
+        "training": {"hardware": "l4"},
+        "serving": {"runtime": "vllm", "tenants": 3},
+    }
+    plan = recommend(Spec.model_validate(document))
+    assert plan.candidate.export == "merged"
+    reasons = {r.candidate: r.reason for r in plan.rejections}
+    assert "loads no adapters for the task" in reasons["lora, unmerged"]
