@@ -4,7 +4,7 @@ query, key, value    feed operand 0, 1, 2 of an attention (several at once: a fu
 output               takes the attention's result
 gate, up             meet in a product, the gate through an activation; without a gate, the linear
                      before the activation is up; gate_up is cut in two that meet so
-down                 takes that product or activation
+down                 takes that product or activation, and no activation takes it
 head, classifier     reaches the graph's output through no other linear: the head when its weight
                      is tied to an embedding or is as tall as one, else the classifier
 linear               anything else
@@ -125,8 +125,6 @@ def _is_attention_result(node: fx.Node) -> bool:
 
 
 def _mlp_role(nodes: Nodes, linear: Linear) -> str | None:
-    if _is_gated(nodes, linear.input) or _is_activated(nodes, linear.input):
-        return "mlp.down"
     if any(_is_gated(nodes, user) for user in linear.node.users):
         return "mlp.up"
     activations = [node for node in _made_of(linear.node) if _is_activated(nodes, node)]
@@ -135,7 +133,10 @@ def _mlp_role(nodes: Nodes, linear: Linear) -> str | None:
     pieces = [piece for user in linear.node.users if user.target is CUT for piece in user.users]
     if any(_is_gated(nodes, user) for piece in pieces for user in piece.users):
         return "mlp.gate_up"
-    return "mlp.up" if activations and _downstream(linear.node, nodes) & nodes else None
+    if activations and _downstream(linear.node, nodes) & nodes:
+        return "mlp.up"
+    fed = _is_gated(nodes, linear.input) or _is_activated(nodes, linear.input)
+    return "mlp.down" if fed else None
 
 
 def _is_gated(nodes: Nodes, node: fx.Node) -> bool:
