@@ -30,7 +30,7 @@ def test_demo_is_plain_lora_on_an_fp32_base() -> None:
     assert (chosen.batch_size, chosen.gradient_accumulation) == (8, 1)
     assert chosen.sequence_length <= 256
     assert 2e-4 <= chosen.learning_rate <= 1e-3
-    assert plan.training.max_steps == 32
+    assert plan.training.max_steps == 24
 
 
 def test_a_small_serving_budget_leads_the_demo_to_nf4() -> None:
