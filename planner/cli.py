@@ -1,13 +1,12 @@
 """The command `planner`: one file of planner/commands per verb, imported when it is used."""
 
-import gc
 import os
 import sys
-from types import ModuleType
 
 import click
 
 import planner.commands
+from planner.quick_start import quick_start
 from planner.verbs import Verbs
 
 
@@ -23,14 +22,9 @@ def main() -> None:
 
 
 def start() -> None:
-    """The process of one command: it answers in a fraction of a second and is gone.
-
-    Collecting garbage walks what has just been imported, and at the end it would all be freed piece
-    by piece; looking for plugins of pydantic imports what reads the metadata of every
-    installed package. None of it changes an answer.
-    """
-    gc.disable()
-    sys.modules["pydantic.plugin._loader"] = _without_plugins()
+    """The process of one command; at its end nothing is freed piece by piece."""
+    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    quick_start(uses_pydantic=not first.startswith("-"))
     try:
         main()
     except SystemExit as end:
@@ -38,13 +32,6 @@ def start() -> None:
             if stream is not None:  # closed by the caller
                 stream.flush()
         os._exit(end.code if isinstance(end.code, int) else bool(end.code))
-
-
-def _without_plugins() -> ModuleType:
-    """Stands for pydantic's module of that name, whose one function finds none."""
-    loader = ModuleType("pydantic.plugin._loader")
-    loader.get_plugins = lambda: ()  # type: ignore[attr-defined]
-    return loader
 
 
 if __name__ == "__main__":
