@@ -13,6 +13,12 @@ from planner.spec import Hardware
 
 Json = dict[str, object]
 
+OTHERWISE = {
+    "models": "a model may also be a config.json or its folder",
+    "hardware": "in a spec, hardware may also be a section: kind, memory_gib and what is known",
+}
+"""Hints for a name that is near to none."""
+
 
 class Model(NamedTuple):
     """A model the planner can reason about, with the config it was read from."""
@@ -47,8 +53,8 @@ def entry(kind: str, name: str) -> Json:
     if name not in known:
         noun = kind.removesuffix("s")
         raise UsageError(
-            f"unknown {noun} '{name}'; known are {', '.join(known)}",
-            hint=did_you_mean(name.lower(), known),
+            f"unknown {noun} '{name}'; `planner {kind}` lists the {len(known)} of the catalogue",
+            hint=did_you_mean(name.lower(), known) or OTHERWISE[kind],
         )
     return read_object(specs_folder() / kind / f"{name}.json")
 

@@ -19,6 +19,9 @@ def _choice(values: object) -> click.Choice[str]:
     return click.Choice(get_args(values))
 
 
+COUNT = click.IntRange(min=1)
+
+
 @click.command(
     "estimate",
     epilog="Example: planner estimate --model llama-3.1-8b --method lora --rank 16 --format nf4 "
@@ -26,7 +29,7 @@ def _choice(values: object) -> click.Choice[str]:
 )
 @click.option("--model", required=True, help="Catalogue name, config.json or its folder.")
 @click.option("--method", default="lora", show_default=True, help="See `planner methods`.")
-@click.option("--rank", type=int, help="Default: the method's rank nearest to 16.")
+@click.option("--rank", type=COUNT, help="Default: the method's rank nearest to 16.")
 @click.option(
     "--targets",
     help="Roles, all-linear (without experts, their router and the head) or module-name patterns, "
@@ -42,9 +45,9 @@ def _choice(values: object) -> click.Choice[str]:
 )
 @click.option("--compute", type=_choice(Compute), help="Default: fp32 on an fp32 base, else bf16.")
 @click.option("--adapter-dtype", type=_choice(Compute), help="Default: fp32.")
-@click.option("--batch", "batch_size", type=int, default=1, show_default=True)
-@click.option("--accumulation", "gradient_accumulation", type=int, default=1, show_default=True)
-@click.option("--sequence", "sequence_length", type=int, help="Default: 1024, or the model's.")
+@click.option("--batch", "batch_size", type=COUNT, default=1, show_default=True)
+@click.option("--accumulation", "gradient_accumulation", type=COUNT, default=1, show_default=True)
+@click.option("--sequence", "sequence_length", type=COUNT, help="Default: 1024, or the model's.")
 @click.option("--checkpointing", type=_choice(Checkpointing), default="none", show_default=True)
 @click.option(
     "--attention", type=_choice(Attention), help="Default: flash, or full without a kernel for it."
@@ -53,17 +56,17 @@ def _choice(values: object) -> click.Choice[str]:
 @click.option("--loss", type=_choice(Loss), default="chunked", show_default=True)
 @click.option("--framework", help="paretune, peft, litgpt-2023 or litgpt-2024; default by loss.")
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the adapter.")
-@click.option("--labels", type=int, help="Classes of a classifier.")
+@click.option("--labels", type=COUNT, help="Classes of a classifier.")
 @click.option("--hardware", help="Catalogue name; without it times are unknown.")
 @click.option("--runtime", type=_choice(Runtime), default="paretune", show_default=True)
 @click.option("--export", type=click.Choice(["unmerged", "merged"]), help="Default: unmerged.")
 @click.option("--precision", type=click.Choice(["exact", "fast"]), default="exact")
-@click.option("--tenants", type=int, default=1, show_default=True)
-@click.option("--active-tenants", type=int, help="Default: all.")
-@click.option("--slots", type=int, help="Rows of the bank; default: one per active tenant.")
-@click.option("--concurrency", type=int, help="Sequences that decode together; default: slots.")
-@click.option("--context", "context_length", type=int, help="Tokens served per sequence.")
-@click.option("--prompt", "prompt_tokens", type=int, help="Tokens of a prompt.")
+@click.option("--tenants", type=COUNT, default=1, show_default=True)
+@click.option("--active-tenants", type=COUNT, help="Default: all.")
+@click.option("--slots", type=COUNT, help="Rows of the bank; default: one per active tenant.")
+@click.option("--concurrency", type=COUNT, help="Sequences that decode together; default: slots.")
+@click.option("--context", "context_length", type=COUNT, help="Tokens served per sequence.")
+@click.option("--prompt", "prompt_tokens", type=COUNT, help="Tokens of a prompt.")
 @as_json
 def command(*, targets: str | None, format_: str, as_json: bool, **options: object) -> None:
     """Print the cost of one candidate: memory by part, parameters, serving and latency."""

@@ -52,6 +52,13 @@ def test_unknown_names_offer_the_nearest() -> None:
     assert raised.value.hint == "did you mean 'smollm2-135m'?"
 
 
+@pytest.mark.parametrize("kind", ["models", "hardware"])
+def test_a_name_near_to_none_is_told_where_they_are_and_what_else_there_is(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown .* '#'; `planner {kind}` lists") as raised:
+        catalog.entry(kind, "#")
+    assert raised.value.hint == catalog.OTHERWISE[kind]
+
+
 def test_a_model_is_found_by_hub_id_folder_file_or_config(tmp_path: Path) -> None:
     by_name = catalog.model("llama-3.2-3b")
     assert catalog.model("meta-llama/Llama-3.2-3B") == by_name

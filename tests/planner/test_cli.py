@@ -285,3 +285,9 @@ def test_a_key_missing_in_a_section_is_no_missing_model(tmp_path: Path) -> None:
 def test_a_method_of_one_format_says_how_to_ask_for_it() -> None:
     found = run("estimate", "--model", "llama-2-7b", "--method", "qlora")
     assert found.stderr == ("error: qlora trains on nf4, not on bf16\n\nhint: take --format nf4\n")
+
+
+def test_an_option_of_no_count_is_named() -> None:
+    found = run("estimate", "--model", "gpt2", "--batch", "0")
+    assert found.exit_code == 2
+    assert "invalid value for '--batch': 0 is not in the range x>=1" in found.stderr
