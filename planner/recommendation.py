@@ -1,16 +1,15 @@
 """Spec to plan: resolve, evaluate every candidate, choose, and say why."""
 
-from planner.architecture import Architecture, shape
-from planner.candidates import select
+from planner.architecture import shape
+from planner.builds import check_builds
 from planner.catalog import config_digest
 from planner.cut import Micro, compute_of, optimizer_of
-from planner.errors import InfeasibleError, UsageError
+from planner.errors import InfeasibleError
 from planner.evaluate import Evaluated, Search, micro_of, search
 from planner.explain import infeasibility, reasons
 from planner.figures import figures
-from planner.method import ALL_LINEAR
 from planner.pareto import choose
-from planner.plan import BUILT_TASKS, Candidate, ModelFacts, Plan
+from planner.plan import Candidate, ModelFacts, Plan
 from planner.rejections import rejections
 from planner.relaxations import nearest, said
 from planner.resolve import Scenario, resolve
@@ -24,16 +23,9 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
     With `unbuildable` the choice is among all methods, tasks and families, whether or not the
     compiler builds them yet.
     """
-    if spec.task not in BUILT_TASKS and not unbuildable:
-        raise UsageError(
-            f"the compiler does not build the task '{spec.task}' yet; it builds "
-            f"{' and '.join(BUILT_TASKS)}",
-            hint="--include-unbuildable plans it all the same",
-        )
     scenario = resolve(spec)
     if not unbuildable:
-        _check_built_family(scenario.architecture)
-        _check_built_targets(scenario)
+        check_builds(scenario)
     weighed = search(scenario, unbuildable=unbuildable)
     if not weighed.feasible:
         message = infeasibility(scenario, weighed)
@@ -55,26 +47,6 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
         evidence_ids=_evidence(weighed, chosen),
         spec=spec,
     )
-
-
-def _check_built_family(shape: Architecture) -> None:
-    if shape.unbuilt:
-        raise UsageError(
-            f"the compiler does not build the family '{shape.model_type}' yet: {shape.unbuilt}",
-            hint="--include-unbuildable plans it all the same",
-        )
-
-
-def _check_built_targets(scenario: Scenario) -> None:
-    """Every pinned target is one that the compiler adapts."""
-    for pattern in scenario.spec.pinned.targets or ():
-        roles = {target.role for target in select((pattern,), scenario.architecture)}
-        if roles.isdisjoint(ALL_LINEAR):
-            raise UsageError(
-                f"pinned.targets: the compiler does not adapt '{pattern}' yet, whose role is "
-                f"{' or '.join(sorted(roles))}; it adapts {', '.join(ALL_LINEAR)}",
-                hint="--include-unbuildable plans it all the same",
-            )
 
 
 def _candidate(scenario: Scenario, chosen: Evaluated, micro: Micro) -> Candidate:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import JsonValue
 
+from planner.builds import check_builds
 from planner.candidates import Adapter, form_quality
 from planner.cut import accumulation
 from planner.evaluate import micro_of, search
@@ -72,12 +73,14 @@ FINENESS = 0.01
 
 
 def frontier(spec: Spec, *, unbuildable: bool = False) -> Frontier:
-    """Every trade-off open to the spec; raises UsageError for a spec that cannot be read.
+    """Every trade-off open to the spec; raises UsageError as `recommend` does.
 
     Points are the Pareto front of the feasible candidates over six figures, the recommended
     candidate, and each method's best candidate, feasible or not.
     """
     scenario = resolve(spec)
+    if not unbuildable:
+        check_builds(scenario)
     swept = sweep(scenario, unbuildable=unbuildable)
     chosen = _chosen(scenario, swept)
     shown, front = _shown(swept, chosen)

@@ -16,7 +16,7 @@ from planner.units import amount, seconds
 @spec_file
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the frontier: .png or .svg.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write one interactive page.")
-@click.option("--include-unbuildable", is_flag=True, help="Show methods the compiler lacks too.")
+@click.option("--include-unbuildable", is_flag=True, help="Weigh what the compiler lacks too.")
 @overrides
 @as_json
 def command(

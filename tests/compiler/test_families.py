@@ -13,7 +13,7 @@ from compiler.graph import Graph
 from compiler.huggingface import read_config
 from compiler.passes.insert_adapters import Tensors, insert_adapters
 from compiler.roles import targets
-from planner import Spec, recommend
+from planner import Spec, frontier, recommend
 from planner.architecture import architecture
 from planner.architecture.family import FAMILIES, family
 from planner.errors import UsageError
@@ -83,7 +83,8 @@ def test_a_family_that_is_not_built_is_refused(name: str) -> None:
     found = family(name)
     config = {"model_type": name, "_name_or_path": name} | SIZES
     spec = Spec(model=config, task=TASKS[found.kind], vram_gib=24)
-    with pytest.raises(UsageError, match=f"the family '{name}' yet: {found.unbuilt}") as caught:
-        recommend(spec)
-    assert caught.value.hint == "--include-unbuildable plans it all the same"
+    for ask in (recommend, frontier):
+        with pytest.raises(UsageError, match=f"the family '{name}' yet: {found.unbuilt}") as caught:
+            ask(spec)
+        assert caught.value.hint == "--include-unbuildable weighs it all the same"
     assert recommend(spec, unbuildable=True).model.family == name
