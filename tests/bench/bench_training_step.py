@@ -1,9 +1,10 @@
 """One training step of SmolLM2 (LoRA r16 on all linears, batch 4 x 256): ours ÷ PEFT's.
 
-    python tests/bench/bench_training_step.py [--steps 4] [--rounds 2] [--json]
+    python tests/bench/bench_training_step.py [--steps 3] [--rounds 4] [--json]
 
-Each side runs in a process of its own, in turn, so that its resident growth is its own: the peak
-during the steps less what was resident before the first. Data, seed and optimizer are the same.
+Each side runs in a process of its own, so that its resident growth is its own: the peak during the
+steps less what was resident before the first. The sides take turns, as a machine's speed wanders by
+more than they differ. Data, seed and optimizer are the same.
 """
 
 import argparse
@@ -23,8 +24,8 @@ SIDES = ("ours", "peft")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "build/fixtures/smollm2")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=SIDES)
