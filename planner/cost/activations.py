@@ -10,8 +10,8 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.elementwise import where
 from planner.cost.framework import Framework
+from planner.cost.weights import FP32
 
-FP32 = 4
 ROUTING_INDICES = 4 * 8
 """Bytes of 64-bit indices that a chosen expert takes: its number, and three orders of the tokens
 (transformers, integrations/moe.py)."""

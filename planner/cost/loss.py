@@ -3,9 +3,8 @@
 from planner.architecture import Architecture
 from planner.cost.elementwise import larger
 from planner.cost.step import Step
-from planner.cost.weights import QUANTISED
+from planner.cost.weights import FP32, QUANTISED
 
-FP32 = 4
 CHUNK_LOGITS = 2**25
 """Logits that the compiler's loss holds at once (compiler/train/loss.py), reused by every chunk."""
 

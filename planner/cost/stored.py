@@ -5,9 +5,8 @@ from planner.architecture.record import UNFORMATTED
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import larger, where
 from planner.cost.step import Step
-from planner.cost.weights import BITS_PER_WEIGHT, QUANTISED, weights_bytes
+from planner.cost.weights import BITS_PER_WEIGHT, FP32, QUANTISED, weights_bytes
 
-FP32 = 4
 STATE_BLOCK = 256
 """Numbers that share an fp32 scale in an 8-bit optimizer (Dettmers et al., 2022)."""
 GALORE_RANK = 128

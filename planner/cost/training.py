@@ -25,9 +25,7 @@ from planner.cost.elementwise import larger, remembered, where
 from planner.cost.loss import head_bytes, loss_bytes
 from planner.cost.step import Step
 from planner.cost.stored import adapters_bytes, optimizer_bytes, stored_weights_bytes
-from planner.cost.weights import QUANTISED
-
-FP32 = 4
+from planner.cost.weights import FP32, QUANTISED
 
 STORED_BAND = 0.02
 """Half-width for what is counted from shapes: rounding of an allocator."""

@@ -16,7 +16,9 @@ without double quantisation: an fp32 scale per 64 weights (QLoRA, Dettmers et al
 2305.14314, section 3). The scales of int8, one per output, are below its rounding."""
 
 QUANTISED = ("int8", "nf4", "nf4_single")
-COMPUTE_BYTES = {"fp32": 4, "bf16": 2}
+FP32 = 4
+"""Bytes of a number."""
+COMPUTE_BYTES = {"fp32": FP32, "bf16": 2}
 
 
 def weights_bytes(shape: Architecture, format_: str, other_bytes: int) -> float:
