@@ -4,7 +4,7 @@ from planner.candidates import select
 from planner.errors import UsageError
 from planner.method import ALL_LINEAR
 from planner.plan import BUILT_TASKS
-from planner.resolve import Scenario
+from planner.scenario import Scenario
 
 ALL_THE_SAME = "--include-unbuildable weighs it all the same"
 

@@ -32,8 +32,8 @@ from planner.quality import (
     target_quality,
     unranked,
 )
-from planner.resolve import Scenario, lacks_bf16
 from planner.runtime import RUNTIMES, refusal
+from planner.scenario import Scenario, lacks_bf16
 
 QUERY_VALUE = ("attention.query", "attention.value")
 

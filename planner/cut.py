@@ -10,7 +10,7 @@ from planner.cost.memory import Step, TrainingMemory, training_memory
 from planner.cost.reserved import CONTEXT_BYTES
 from planner.cost.training_time import training_step
 from planner.cost.work import Work
-from planner.resolve import Scenario, lacks_bf16
+from planner.scenario import Scenario, lacks_bf16
 from planner.spec import Hardware
 
 BATCHES = (64, 32, 16, 8, 4, 2, 1)

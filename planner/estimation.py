@@ -25,7 +25,8 @@ from planner.evaluate import evaluated
 from planner.figures import COUNT_SOURCE, assumed, figures
 from planner.method import Method, method
 from planner.plan import SCHEMA_VERSION, Figure, Frozen
-from planner.resolve import Scenario, resolve, task_of
+from planner.resolve import resolve, task_of
+from planner.scenario import Scenario
 from planner.schedule import training
 from planner.spec import (
     Attention,

@@ -12,8 +12,8 @@ from planner.cost.work import ENGINES, Work
 from planner.cut import Micro, best_micro, least_required_bytes, required
 from planner.method import Method
 from planner.quality import NOTHING, Quality
-from planner.resolve import Scenario
 from planner.runtime import RUNTIMES
+from planner.scenario import Scenario
 
 FOLDED = AdapterCost(0, 0, 0, 0, 0, 0)
 """What is left to serve of an adapter in a merged weight."""

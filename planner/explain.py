@@ -15,8 +15,8 @@ from planner.quality import (
     method_quality,
     unranked,
 )
-from planner.resolve import Scenario
 from planner.runtime import untried
+from planner.scenario import Scenario
 from planner.schedule import LARGEST_FACTOR, REFERENCE_WIDTH, WIDTH_EXPONENT
 from planner.units import amount, gib, many, points, seconds, signed
 

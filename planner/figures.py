@@ -12,8 +12,8 @@ from planner.evaluate import Evaluated, load_of, passes, serving_compute, tokens
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.quality import UNKNOWN, method_quality, unranked
-from planner.resolve import Scenario, lacks_bf16
 from planner.runtime import RUNTIMES, untried
+from planner.scenario import Scenario, lacks_bf16
 from planner.spec import Hardware
 
 if TYPE_CHECKING:

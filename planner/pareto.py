@@ -12,7 +12,7 @@ from planner.candidates import Adapter
 from planner.evaluate import Evaluated, micro_of
 from planner.method import method
 from planner.quality import REFERENCE, TIE_POINTS, steps_share
-from planner.resolve import Scenario
+from planner.scenario import Scenario
 from planner.spec import Priority
 
 DEFAULT_RANK = 16

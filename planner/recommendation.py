@@ -12,7 +12,8 @@ from planner.pareto import choose
 from planner.plan import Candidate, ModelFacts, Plan
 from planner.rejections import rejections
 from planner.relaxations import nearest, said
-from planner.resolve import Scenario, resolve
+from planner.resolve import resolve
+from planner.scenario import Scenario
 from planner.schedule import learning_rate, training
 from planner.spec import Spec
 

@@ -8,7 +8,7 @@ from planner.explain import breaks
 from planner.pareto import Round, memory_share
 from planner.plan import Rejection
 from planner.quality import TIE_POINTS
-from planner.resolve import Scenario
+from planner.scenario import Scenario
 from planner.units import seconds, signed
 
 

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from planner import catalog
 from planner.errors import Relaxation, UsageError
 from planner.evaluate import Evaluated, Search, Violation, is_feasible, search
-from planner.resolve import GIB, Scenario, resolve
+from planner.resolve import resolve
 from planner.runtime import RUNTIMES
+from planner.scenario import GIB, Scenario
 from planner.spec import Spec
 from planner.units import many
 

@@ -4,7 +4,7 @@ import math
 
 from planner.candidates import Adapter
 from planner.plan import Training
-from planner.resolve import Scenario
+from planner.scenario import Scenario
 
 REFERENCE_WIDTH = 4096
 """Width of the 7B and 8B models on which the methods' own rates were published."""

@@ -16,7 +16,7 @@ from planner.cost.adapter import AdapterCost
 from planner.cut import cost_of, cuts, optimizer_of, step_of
 from planner.evaluate import measure
 from planner.quality import steps_share
-from planner.resolve import Scenario
+from planner.scenario import Scenario
 
 Column = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -13,7 +13,8 @@ from planner.cut import accumulation
 from planner.evaluate import micro_of, search
 from planner.pareto import choose
 from planner.plan import SCHEMA_VERSION, Frozen
-from planner.resolve import Scenario, resolve
+from planner.resolve import resolve
+from planner.scenario import Scenario
 from planner.spec import Spec
 from planner.sweep import Cut, Sweep, dominance, objectives, pareto_front, sweep
 

@@ -8,7 +8,8 @@ import pytest
 
 from planner import catalog
 from planner.errors import UsageError
-from planner.resolve import GIB, Scenario, resolve
+from planner.resolve import resolve
+from planner.scenario import GIB, Scenario
 from planner.spec import Hardware, Spec
 
 

@@ -14,7 +14,8 @@ from planner.cost.adapter import adapter_cost, target_set
 from planner.cut import cost_of, cuts, least_required_bytes, step_of
 from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import FREE, is_feasible, search
-from planner.resolve import Scenario, resolve, task_of
+from planner.resolve import resolve, task_of
+from planner.scenario import Scenario
 from planner.spec import Family, Priority, Runtime
 
 MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.1-8b", "all-minilm-l6-v2", "gpt2"]

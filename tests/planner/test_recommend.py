@@ -9,8 +9,9 @@ from planner.evaluate import search
 from planner.plan import BUILT_TASKS
 from planner.quality import TIE_POINTS, claims, evidence
 from planner.relaxations import nearest
-from planner.resolve import GIB, resolve
+from planner.resolve import resolve
 from planner.runtime import RUNTIMES
+from planner.scenario import GIB
 from planner.spec import Runtime
 
 EXAMPLES = catalog.specs_folder() / "examples"

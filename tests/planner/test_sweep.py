@@ -11,7 +11,8 @@ from planner.cut import cost_of, step_of
 from planner.documents import load_spec
 from planner.evaluate import evaluated, search
 from planner.quality import steps_share
-from planner.resolve import Scenario, resolve
+from planner.resolve import resolve
+from planner.scenario import Scenario
 from planner.sweep import dominance, objectives, pareto_front, sweep
 
 EXAMPLES = ["llama-3.1-8b-24gb", "mistral-500-tenants", "minilm-classifiers"]
