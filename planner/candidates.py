@@ -1,14 +1,14 @@
-"""Every candidate of a scenario with its costs, its quality and the constraints it breaks."""
+"""Every adapter of a scenario with its cost and quality, and why a method is left out."""
 
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import product
 from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, misfit, target_set
 from planner.errors import UsageError
+from planner.forms import Refusal
 from planner.method import (
     ALL_LINEAR,
     MLP,
@@ -24,16 +24,12 @@ from planner.method import (
 from planner.quality import (
     UNKNOWN,
     Quality,
-    format_quality,
     method_quality,
-    noise,
     rank_quality,
-    serving_quality,
     target_quality,
     unranked,
 )
-from planner.runtime import RUNTIMES, refusal
-from planner.scenario import Scenario, lacks_bf16
+from planner.scenario import Scenario
 
 QUERY_VALUE = ("attention.query", "attention.value")
 
@@ -55,26 +51,6 @@ class Adapter(NamedTuple):
         everywhere = self.method.trains_base or not self.targets
         where = "" if everywhere else f" on {'+'.join(self.targets)}"
         return f"{self.method.name}{rank}{where}"
-
-
-class Form(NamedTuple):
-    """How the base is stored and how tenants are served."""
-
-    format: str
-    export: str
-    precision: str
-
-    def describe(self) -> str:
-        fast = ", fast" if self.precision == "fast" else ""
-        return f"{self.format} base, {self.export}{fast}"
-
-
-class Refusal(NamedTuple):
-    """A choice that no number can mend: what and why."""
-
-    subject: str
-    constraint: str
-    reason: str
 
 
 def adapters(
@@ -237,69 +213,3 @@ def _matches(pattern: str, target: Target) -> bool:
 @lru_cache(maxsize=64)
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
-
-
-@lru_cache(maxsize=1024)
-def forms(scenario: Scenario, found: Method, rank: int | None) -> tuple[Form | Refusal, ...]:
-    """Every format, export and precision for that method, or why one is left out."""
-    pinned = scenario.spec.pinned
-    limits = RUNTIMES[scenario.spec.serving.runtime]
-    formats = (pinned.format,) if pinned.format else ("fp32", "bf16", "nf4")
-    exports = (pinned.export,) if pinned.export else ("unmerged", "merged")
-    precisions = (pinned.precision,) if pinned.precision else _precisions(scenario)
-    weighed: list[Form | Refusal] = []
-    for format_ in formats:
-        refused = _format_refusal(scenario, found, format_, limits.formats)
-        if refused is not None:
-            weighed.append(refused)
-            continue
-        for export, precision in product(exports, precisions):
-            form = Form(format_, export, precision)
-            weighed.append(form_refusal(scenario, found, rank, form) or form)
-    return tuple(weighed)
-
-
-def _precisions(scenario: Scenario) -> tuple[str, ...]:
-    """Fast is weighed only where speed was asked for."""
-    asked = scenario.first_token_seconds or scenario.per_token_seconds
-    hurried = asked is not None or scenario.spec.priority == "latency"
-    return ("exact", "fast") if hurried else ("exact",)
-
-
-def _format_refusal(
-    scenario: Scenario, found: Method, format_: str, loadable: tuple[str, ...]
-) -> Refusal | None:
-    base = f"{format_} base"
-    if format_ not in loadable:
-        runtime = scenario.spec.serving.runtime
-        return Refusal(base, "runtime", f"{runtime} loads {' or '.join(loadable)} only")
-    widened = format_ == "bf16" and lacks_bf16(scenario.training)
-    if widened and scenario.spec.pinned.format is None:
-        reason = "the training hardware has no bf16 arithmetic and would widen it at every use"
-        return Refusal(base, "format", reason)
-    if format_ not in found.formats:
-        reason = f"{found.name} trains on {' or '.join(found.formats)} only"
-        return Refusal(f"{found.name}, {base}", "format", reason)
-    return None
-
-
-def form_refusal(scenario: Scenario, found: Method, rank: int | None, form: Form) -> Refusal | None:
-    """Why the method cannot be served in that form by the scenario's runtime, or None."""
-    name, runtime = found.name, scenario.spec.serving.runtime
-    if form.export not in found.serves:
-        reason = f"{name} can only be served {' or '.join(found.serves)}"
-        return Refusal(f"{name}, {form.export}", "export", reason)
-    if form.precision == "fast" and (form.format != "nf4" or form.export == "merged"):
-        return Refusal("fast precision", "precision", "fast needs an unmerged nf4 base")
-    if form.precision not in RUNTIMES[runtime].precisions:
-        return Refusal("fast precision", "runtime", f"{runtime} has no fast arithmetic")
-    refused = refusal(runtime, scenario.spec.task, found, rank, form.export)
-    return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
-
-
-def form_quality(scenario: Scenario, form: Form) -> Quality:
-    """Points that the form adds to its adapter's, and the noise of any measurement."""
-    shape = scenario.architecture
-    decoder = shape.kind == "decoder"
-    found = format_quality(scenario.family, form.format, shape.parameters, decoder=decoder)
-    return found + serving_quality(form.format, form.export, form.precision) + noise()

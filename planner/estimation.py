@@ -6,15 +6,7 @@ from pydantic import Field, JsonValue
 
 from planner import catalog
 from planner.architecture import Architecture
-from planner.candidates import (
-    Adapter,
-    Form,
-    Refusal,
-    adapted,
-    adapters,
-    form_refusal,
-    select,
-)
+from planner.candidates import Adapter, adapted, adapters, select
 from planner.cost.adapter import target_set
 from planner.cost.framework import FRAMEWORKS
 from planner.cost.trace import FLOAT_BYTES
@@ -23,6 +15,7 @@ from planner.cut import cost_of, step_of
 from planner.errors import UsageError
 from planner.evaluate import evaluated
 from planner.figures import COUNT_SOURCE, assumed, figures
+from planner.forms import Form, Refusal, form_refusal
 from planner.method import Method, method
 from planner.plan import SCHEMA_VERSION, Figure, Frozen
 from planner.resolve import resolve, task_of

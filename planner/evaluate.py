@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
-from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
+from planner.candidates import Adapter, adapters
 from planner.cost.adapter import AdapterCost
 from planner.cost.latency import Served, first_token, miss_rate, per_token, throughput
 from planner.cost.memory import Load, ServingMemory, serving_memory
 from planner.cost.work import ENGINES, Work
 from planner.cut import Micro, best_micro, least_required_bytes, required
+from planner.forms import Form, Refusal, form_quality, forms
 from planner.method import Method
 from planner.quality import NOTHING, Quality
 from planner.runtime import RUNTIMES

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from planner.candidates import Form
 from planner.cost import rates
 from planner.cost.memory import LIVE_BAND, STORED_BAND, row_bytes
 from planner.cost.reserved import reserved
 from planner.cost.work import TIME_BAND, Work, cost_usd
 from planner.cut import Micro, compute_of
 from planner.evaluate import Evaluated, load_of, passes, serving_compute, tokens_per_second
+from planner.forms import Form
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.quality import UNKNOWN, method_quality, unranked

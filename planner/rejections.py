@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from planner.candidates import Refusal
 from planner.evaluate import Evaluated, Search
 from planner.explain import breaks
+from planner.forms import Refusal
 from planner.pareto import Round, memory_share
 from planner.plan import Rejection
 from planner.quality import TIE_POINTS

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from planner.candidates import Adapter, Form, Refusal, adapters, form_quality, forms
+from planner.candidates import Adapter, adapters
 from planner.cost.adapter import AdapterCost
 from planner.cut import cost_of, cuts, optimizer_of, step_of
 from planner.evaluate import measure
+from planner.forms import Form, Refusal, form_quality, forms
 from planner.quality import steps_share
 from planner.scenario import Scenario
 

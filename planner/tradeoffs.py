@@ -8,9 +8,10 @@ import numpy as np
 from pydantic import JsonValue
 
 from planner.builds import check_builds
-from planner.candidates import Adapter, form_quality
+from planner.candidates import Adapter
 from planner.cut import accumulation
 from planner.evaluate import micro_of, search
+from planner.forms import form_quality
 from planner.pareto import choose
 from planner.plan import SCHEMA_VERSION, Frozen
 from planner.resolve import resolve

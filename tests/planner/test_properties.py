@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import Plan, Spec, catalog, recommend
-from planner.candidates import Adapter, Refusal, adapted, adapters, select
+from planner.candidates import Adapter, adapted, adapters, select
 from planner.catalog import names
 from planner.cost.adapter import adapter_cost, target_set
 from planner.cut import cost_of, cuts, least_required_bytes, step_of
 from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import FREE, is_feasible, search
+from planner.forms import Refusal
 from planner.resolve import resolve, task_of
 from planner.scenario import Scenario
 from planner.spec import Family, Priority, Runtime
