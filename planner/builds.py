@@ -1,6 +1,6 @@
 """Whether the compiler builds what a scenario asks for."""
 
-from planner.candidates import select
+from planner.adapters import select
 from planner.errors import UsageError
 from planner.method import ALL_LINEAR
 from planner.plan import BUILT_TASKS

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-from planner.candidates import Adapter
+from planner.adapters import Adapter
 from planner.cost.activations import blocks
 from planner.cost.adapter import AdapterCost
 from planner.cost.memory import Step, TrainingMemory, training_memory

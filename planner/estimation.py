@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from planner import catalog
+from planner.adapters import Adapter, adapted, adapters, select
 from planner.architecture import Architecture
-from planner.candidates import Adapter, adapted, adapters, select
 from planner.cost.adapter import target_set
 from planner.cost.framework import FRAMEWORKS
 from planner.cost.trace import FLOAT_BYTES

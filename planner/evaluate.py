@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
-from planner.candidates import Adapter, adapters
+from planner.adapters import Adapter, adapters
 from planner.cost.adapter import AdapterCost
 from planner.cost.latency import Served, first_token, miss_rate, per_token, throughput
 from planner.cost.memory import Load, ServingMemory, serving_memory

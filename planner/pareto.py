@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from planner.candidates import Adapter
+from planner.adapters import Adapter
 from planner.evaluate import Evaluated, micro_of
 from planner.method import method
 from planner.quality import REFERENCE, TIE_POINTS, steps_share

@@ -2,7 +2,7 @@
 
 import math
 
-from planner.candidates import Adapter
+from planner.adapters import Adapter
 from planner.plan import Training
 from planner.scenario import Scenario
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from planner.candidates import Adapter, adapters
+from planner.adapters import Adapter, adapters
 from planner.cost.adapter import AdapterCost
 from planner.cut import cost_of, cuts, optimizer_of, step_of
 from planner.evaluate import measure

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import JsonValue
 
+from planner.adapters import Adapter
 from planner.builds import check_builds
-from planner.candidates import Adapter
 from planner.cut import accumulation
 from planner.evaluate import micro_of, search
 from planner.forms import form_quality

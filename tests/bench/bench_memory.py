@@ -24,8 +24,8 @@ import as_stated
 import litgpt
 
 from planner import catalog, estimate
+from planner.adapters import adapted, select
 from planner.architecture import Architecture, architecture
-from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
 from planner.cost.framework import LITGPT_2023, LITGPT_2024, PARETUNE, PEFT
 from planner.cost.memory import Step, TrainingMemory, training_memory

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from planner import catalog
+from planner.adapters import adapted, select
 from planner.architecture import Architecture, architecture
-from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
 from planner.cost.latency import Served, first_token, per_token, throughput
 from planner.cost.memory import Load, cache_bytes, weights_bytes

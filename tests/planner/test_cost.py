@@ -3,8 +3,8 @@
 import pytest
 
 from planner import catalog
+from planner.adapters import adapted, select
 from planner.architecture import Architecture, architecture
-from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.cost.memory import Load, cache_bytes, serving_memory
 from planner.cost.trace import ShapeTensor, linear_cost

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from planner import catalog
-from planner.candidates import adapted, select
+from planner.adapters import adapted, select
 from planner.cost import rates
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
 from planner.cost.latency import Served, first_token, miss_rate, per_token, throughput

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from planner import catalog
+from planner.adapters import adapted, select
 from planner.architecture import Architecture, architecture
-from planner.candidates import adapted, select
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
 from planner.cost.framework import FRAMEWORKS, LITGPT_2023, PARETUNE, PEFT
 from planner.cost.memory import (

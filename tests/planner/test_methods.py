@@ -22,8 +22,8 @@ from transformers import (
 
 import planner.methods
 from planner import catalog
+from planner.adapters import adapted, select
 from planner.architecture import Architecture, architecture
-from planner.candidates import adapted, select
 from planner.cli import main
 from planner.cost.adapter import AdapterCost, adapter_cost, lora_rank, misfit, target_set
 from planner.cost.trace import linear_cost

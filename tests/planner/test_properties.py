@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import Plan, Spec, catalog, recommend
-from planner.candidates import Adapter, adapted, adapters, select
+from planner.adapters import Adapter, adapted, adapters, select
 from planner.catalog import names
 from planner.cost.adapter import adapter_cost, target_set
 from planner.cut import cost_of, cuts, least_required_bytes, step_of
