@@ -127,6 +127,8 @@ def dump(document: BaseModel) -> str:
 
 def write(path: Path, content: str | bytes) -> None:
     """Written aside and renamed, so that a reader never sees half a file."""
+    if path.is_dir():
+        raise ParetuneError(f"cannot write {path}: is a directory")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as stream:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from pydantic import BaseModel
 
 from planner.catalog import read_object
 from planner.documents import load_plan, load_spec
@@ -20,11 +21,10 @@ from planner.render import figure_value, label
 def command(*, first: Path, second: Path, as_json: bool) -> None:
     """Compare FIRST with SECOND; each is a plan, or a spec whose plan is made first."""
     plans = (_plan(first), _plan(second))
-    choices = [plan.candidate.model_dump(mode="json") for plan in plans]
     differing = {
-        key: [one, other]
-        for key, one, other in ((k, choices[0][k], choices[1][k]) for k in choices[0])
-        if one != other
+        "model": _differing(*(plan.model for plan in plans)),
+        "candidate": _differing(*(plan.candidate for plan in plans)),
+        "training": _differing(*(plan.training for plan in plans)),
     }
     names = list(dict.fromkeys((*plans[0].figures, *plans[1].figures)))
     rows = {name: [plan.figures.get(name) for plan in plans] for name in names}
@@ -37,9 +37,13 @@ def command(*, first: Path, second: Path, as_json: bool) -> None:
             }
             for name, (one, other) in rows.items()
         }
-        print_json(candidate=differing, figures=figures)
+        print_json(**differing, figures=figures)
         return
-    chosen = [(key, str(one), str(other), "") for key, (one, other) in differing.items()]
+    chosen = [
+        (key if section == "candidate" else f"{section}.{key}", str(one), str(other), "")
+        for section, values in differing.items()
+        for key, (one, other) in values.items()
+    ]
     measured = [
         (label(name), *(_shown(name, figure) for figure in pair), _mark(*pair))
         for name, pair in rows.items()
@@ -49,6 +53,13 @@ def command(*, first: Path, second: Path, as_json: bool) -> None:
         click.echo("no difference")
         return
     click.echo(_table([("", first.name, second.name, ""), *chosen, ("", "", "", ""), *measured]))
+
+
+def _differing(one: BaseModel, other: BaseModel) -> dict[str, list[object]]:
+    """Values of the fields in which they differ; a model's shape shows in the figures."""
+    told_in_figures = {"shape", "config_digest"}
+    first, second = (each.model_dump(mode="json", exclude=told_in_figures) for each in (one, other))
+    return {key: [first[key], second[key]] for key in first if first[key] != second[key]}
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

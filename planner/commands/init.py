@@ -56,7 +56,9 @@ def command(
         "context_length": scenario.context_length,
         "prompt_tokens": scenario.prompt_tokens,
     }
-    stated["data"] |= {"examples": scenario.examples, "mean_tokens": scenario.mean_tokens}
+    stated["data"]["examples"] = scenario.examples
+    if scenario.spec.task != "image_classification":  # whose tokens are the model's, not the data's
+        stated["data"]["mean_tokens"] = scenario.mean_tokens
     filled = validated(Spec, stated, "init")
     text = filled.model_dump_json(indent=2, exclude_none=True) + "\n"
     write(spec, text)

@@ -241,6 +241,14 @@ def test_an_error_is_one_json_document_where_json_is_asked_for() -> None:
     assert json.loads(found.stdout)["error"]["exit_code"] == 2
 
 
+@pytest.mark.parametrize("model", ["smollm2-135m", "t5-base", "bert-base", "vit-base"])
+def test_what_init_writes_is_valid(tmp_path: Path, model: str) -> None:
+    file = str(tmp_path / "spec.json")
+    assert run("init", file, "--model", model, "--vram", "8").exit_code == 0
+    found = run("validate", file)
+    assert found.exit_code == 0, found.stderr
+
+
 def test_an_unwritable_plan_leaves_nothing_behind(tmp_path: Path) -> None:
     found = run("recommend", DEMO, "--out", str(tmp_path / "none" / "plan.json"))
     assert found.exit_code == 1
@@ -249,6 +257,13 @@ def test_an_unwritable_plan_leaves_nothing_behind(tmp_path: Path) -> None:
     found = run("recommend", DEMO, "--out", str(tmp_path / "plan.json"))
     assert found.exit_code == 1
     assert os.listdir(tmp_path) == ["plan.json"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_a_folder_is_no_file_to_write(name: str) -> None:
+    found = run("recommend", DEMO, "--out", name)
+    assert found.exit_code == 1
+    assert found.stderr == f"error: cannot write {name or '.'}: is a directory\n"
 
 
 def test_an_estimate_is_what_its_schema_says() -> None:
@@ -265,6 +280,24 @@ def test_an_estimate_is_what_its_schema_says() -> None:
 def test_plans_that_are_one_are_said_to_be(plan_file: Path) -> None:
     found = run("compare", str(plan_file), str(plan_file))
     assert found.stdout == "no difference\n"
+
+
+def test_plans_of_one_candidate_differ_in_model_and_length(tmp_path: Path) -> None:
+    written = {"model": "smollm2-135m", "task": "causal_lm", "vram_gib": 16}
+    written["training"] = {"learning_rate": 1e-4}
+    files = [tmp_path / name for name in ("first.json", "second.json", "third.json")]
+    for file, more in zip(
+        files,
+        ({}, {"training": {"learning_rate": 1e-4, "max_steps": 5}}, {"model": "smollm2-360m"}),
+        strict=True,
+    ):
+        file.write_text(json.dumps(written | more))
+    shorter = run("compare", str(files[0]), str(files[1]))
+    assert "no difference" not in shorter.stdout
+    assert "max_steps" in shorter.stdout
+    larger = json.loads(run("compare", str(files[0]), str(files[2]), "--json").stdout)
+    assert larger["model"]["name"] == ["smollm2-135m", "smollm2-360m"]
+    assert larger["training"] == {}
 
 
 def test_a_band_that_ends_at_nothing_is_a_band() -> None:
