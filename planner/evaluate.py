@@ -84,7 +84,7 @@ def search(scenario: Scenario, *, unbuildable: bool = False) -> Search:
     )
 
 
-def is_feasible(scenario: Scenario) -> bool:
+def is_feasible(scenario: Scenario, *, unbuildable: bool = False) -> bool:
     """Whether any candidate keeps every limit; ends with the first that does."""
     serve = cache(partial(measure, scenario))
 
@@ -100,7 +100,7 @@ def is_feasible(scenario: Scenario) -> bool:
         # Where an adapter that costs nothing breaks a limit, every adapter does.
         return found.trains_base or keeps(Adapter(found, None, (), FREE, NOTHING))
 
-    found = adapters(scenario, promising=promising)
+    found = adapters(scenario, unbuildable=unbuildable, promising=promising)
     return any(not isinstance(each, Refusal) and keeps(each) for each in found)
 
 

@@ -30,7 +30,8 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
     weighed = search(scenario, unbuildable=unbuildable)
     if not weighed.feasible:
         message = infeasibility(scenario, weighed)
-        found = tuple(relaxation for relaxation, _ in nearest(scenario, weighed))
+        offered = nearest(scenario, weighed, unbuildable=unbuildable)
+        found = tuple(relaxation for relaxation, _ in offered)
         raise InfeasibleError(message, hint=said(found), relaxations=found)
     chosen, rounds = choose(scenario, weighed.feasible)
     micro = micro_of(scenario, chosen)

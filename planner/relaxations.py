@@ -31,28 +31,31 @@ def said(found: Sequence[Relaxation]) -> str:
     return f"feasible with {', or '.join(relaxation.text for relaxation in found)}"
 
 
-def nearest(scenario: Scenario, weighed: Search) -> Iterator[tuple[Relaxation, Spec]]:
+def nearest(
+    scenario: Scenario, weighed: Search, *, unbuildable: bool = False
+) -> Iterator[tuple[Relaxation, Spec]]:
     """At most three changes of different kinds with their specs, every one feasible."""
     count = 0
     for changes in _kinds(scenario, weighed):
         for change in changes:
             spec = applied(scenario.spec, change)
-            if spec is not None and _feasible(spec):
+            if spec is not None and _feasible(spec, unbuildable=unbuildable):
                 yield change, spec
                 count += 1
                 break
         if count == OFFERED:
             return
-    for change in _pairs(scenario, weighed) if count == 0 else ():
+    pairs = _pairs(scenario, weighed, unbuildable=unbuildable)
+    for change in pairs if count == 0 else ():
         spec = applied(scenario.spec, change)
-        if spec is not None and _feasible(spec):
+        if spec is not None and _feasible(spec, unbuildable=unbuildable):
             yield change, spec
             count += 1
         if count == OFFERED:
             return
 
 
-def _pairs(scenario: Scenario, weighed: Search) -> Iterator[Relaxation]:
+def _pairs(scenario: Scenario, weighed: Search, *, unbuildable: bool) -> Iterator[Relaxation]:
     """A smaller load or a choice left open, with the least memory and time that then suffice."""
     broken = _broken(weighed)
     loads = []
@@ -66,7 +69,7 @@ def _pairs(scenario: Scenario, weighed: Search) -> Iterator[Relaxation]:
         if spec is None:
             continue
         lighter = resolve(spec)
-        found = search(lighter)
+        found = search(lighter, unbuildable=unbuildable)
         for more in (
             *_more_vram(lighter, found),
             *_more_serving_memory(lighter, found),
@@ -91,9 +94,9 @@ def applied(spec: Spec, change: Relaxation) -> Spec | None:
         return None
 
 
-def _feasible(spec: Spec) -> bool:
+def _feasible(spec: Spec, *, unbuildable: bool) -> bool:
     try:
-        return is_feasible(resolve(spec))
+        return is_feasible(resolve(spec), unbuildable=unbuildable)
     except UsageError:
         return False
 

@@ -84,7 +84,7 @@ def frontier(spec: Spec, *, unbuildable: bool = False) -> Frontier:
     if not unbuildable:
         check_builds(scenario)
     swept = sweep(scenario, unbuildable=unbuildable)
-    chosen = _chosen(scenario, swept)
+    chosen = _chosen(scenario, swept, unbuildable=unbuildable)
     shown, front = _shown(swept, chosen)
     dominators = _dominators(swept, shown)
     points = tuple(
@@ -139,9 +139,9 @@ def _axes(scenario: Scenario) -> tuple[Axis, ...]:
     )
 
 
-def _chosen(scenario: Scenario, swept: Sweep) -> int | None:
+def _chosen(scenario: Scenario, swept: Sweep, *, unbuildable: bool) -> int | None:
     """The place of the recommended candidate in the sweep."""
-    weighed = search(scenario)
+    weighed = search(scenario, unbuildable=unbuildable)
     if not weighed.feasible:
         return None
     best, _ = choose(scenario, weighed.feasible)

@@ -8,7 +8,7 @@ from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import search
 from planner.plan import BUILT_TASKS
 from planner.quality import TIE_POINTS, claims, evidence
-from planner.relaxations import nearest
+from planner.relaxations import applied, nearest
 from planner.resolve import resolve
 from planner.runtime import RUNTIMES
 from planner.scenario import GIB
@@ -152,6 +152,25 @@ def test_every_relaxation_is_true(fields: dict[str, object]) -> None:
     for change, relaxed in offered:
         assert change.text in str(raised.value.hint)
         assert recommend(relaxed).candidate
+
+
+def test_relaxations_are_of_the_methods_that_are_weighed() -> None:
+    """A method that the compiler lacks has them too where it is asked for."""
+    spec = Spec.model_validate(
+        {
+            "model": "llama-3.1-8b",
+            "task": "causal_lm",
+            "vram_gib": 4,
+            "pinned": {"method": "houlsby", "format": "nf4"},
+        }
+    )
+    with pytest.raises(InfeasibleError) as raised:
+        recommend(spec, unbuildable=True)
+    assert raised.value.relaxations
+    for change in raised.value.relaxations:
+        relaxed = applied(spec, change)
+        assert relaxed is not None
+        assert recommend(relaxed, unbuildable=True).candidate
 
 
 def test_packing_fills_rows_of_which_there_are_fewer() -> None:

@@ -15,10 +15,13 @@ def spec_of(name: str) -> Spec:
     return load_spec(specs_folder() / "examples" / f"{name}.json")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_chosen_point_is_the_recommended_plan(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "unbuildable"),
+    [*((name, False) for name in EXAMPLES), ("storage-100k-tenants", True)],
+)
+def test_the_chosen_point_is_the_recommended_plan(name: str, *, unbuildable: bool) -> None:
     spec = spec_of(name)
-    found, plan = frontier(spec), recommend(spec)
+    found, plan = (build(spec, unbuildable=unbuildable) for build in (frontier, recommend))
     chosen = next(point for point in found.points if point.id == found.chosen)
     assert chosen.feasible
     wanted = plan.candidate.model_dump(mode="json", include=set(chosen.candidate))
