@@ -1,7 +1,8 @@
 """What would make an infeasible spec feasible; each is tried before it is offered."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, islice
 
 from pydantic import ValidationError
 
@@ -35,28 +36,31 @@ def nearest(
     scenario: Scenario, weighed: Search, *, unbuildable: bool = False
 ) -> Iterator[tuple[Relaxation, Spec]]:
     """At most three changes of different kinds with their specs, every one feasible."""
-    count = 0
-    for changes in _kinds(scenario, weighed):
+
+    def feasible(changes: Iterable[Relaxation]) -> Iterator[tuple[Relaxation, Spec]]:
         for change in changes:
             spec = applied(scenario.spec, change)
             if spec is not None and _feasible(spec, unbuildable=unbuildable):
                 yield change, spec
-                count += 1
-                break
-        if count == OFFERED:
-            return
-    pairs = _pairs(scenario, weighed, unbuildable=unbuildable)
-    for change in pairs if count == 0 else ():
-        spec = applied(scenario.spec, change)
-        if spec is not None and _feasible(spec, unbuildable=unbuildable):
-            yield change, spec
-            count += 1
-        if count == OFFERED:
-            return
+
+    def found() -> Iterator[tuple[Relaxation, Spec]]:
+        """Another model comes last: what it answers is not what was asked."""
+        suffices = False
+        for changes in _kinds(scenario, weighed):
+            for each in islice(feasible(changes), 1):
+                suffices = True
+                yield each
+        if not suffices:
+            yield from feasible(_pairs(scenario, weighed, unbuildable=unbuildable))
+        yield from islice(feasible(_smaller_models(scenario)), 1)
+
+    return islice(found(), OFFERED)
 
 
 def _pairs(scenario: Scenario, weighed: Search, *, unbuildable: bool) -> Iterator[Relaxation]:
     """A smaller load or a choice left open, with the least memory and time that then suffice."""
+    if not weighed.candidates:
+        yield from _several_unpinned(scenario)
     broken = _broken(weighed)
     loads = []
     if broken - {"training memory"}:
@@ -102,7 +106,7 @@ def _feasible(spec: Spec, *, unbuildable: bool) -> bool:
 
 
 def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Relaxation]]:
-    """Kinds of change; of each the first feasible one counts."""
+    """Kinds of change to the same model; of each the first feasible one counts."""
     broken = _broken(weighed)
     yield _unpinned(scenario)
     yield _more_vram(scenario, weighed)
@@ -117,7 +121,6 @@ def _kinds(scenario: Scenario, weighed: Search) -> Iterator[list[Relaxation]]:
         yield _less_context(scenario)
     if any(refused.constraint == "runtime" for refused in weighed.refusals):
         yield _other_runtimes(scenario)
-    yield _smaller_models(scenario)
 
 
 def _broken(weighed: Search) -> set[str]:
@@ -132,6 +135,13 @@ def _unpinned(scenario: Scenario) -> list[Relaxation]:
         for name in pinned
         if name != "alpha"
     ]
+
+
+def _several_unpinned(scenario: Scenario) -> Iterator[Relaxation]:
+    """Two pins, then all of them."""
+    keys = [key for alone in _unpinned(scenario) for key in alone.updates]
+    for several in (*combinations(keys, 2), keys):
+        yield Relaxation(f"{' and '.join(several)} left open", dict.fromkeys(several))
 
 
 def _breaking_only(weighed: Search, allowed: set[str]) -> list[Evaluated]:

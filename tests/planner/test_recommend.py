@@ -137,6 +137,12 @@ INFEASIBLE: list[dict[str, object]] = [
         "training": {"hardware": "a100-80gb"},
         "serving": {"tenants": 1000, "runtime": "onnxruntime", "per_token_ms": 1e-6},
     },
+    # The runtime loads neither of two pins.
+    {
+        "vram_gib": 80,
+        "serving": {"runtime": "onnxruntime"},
+        "pinned": {"export": "unmerged", "precision": "fast", "format": "fp32"},
+    },
 ]
 
 
@@ -152,6 +158,21 @@ def test_every_relaxation_is_true(fields: dict[str, object]) -> None:
     for change, relaxed in offered:
         assert change.text in str(raised.value.hint)
         assert recommend(relaxed).candidate
+
+
+def test_more_of_two_memories_is_offered_before_a_smaller_model() -> None:
+    spec = Spec.model_validate(
+        {
+            "model": "llama-3.1-70b",
+            "task": "causal_lm",
+            "vram_gib": 40,
+            "training": {"hardware": "a100-80gb"},
+            "serving": {"hardware": "l40s", "concurrency": 8},
+        }
+    )
+    with pytest.raises(InfeasibleError) as raised:
+        recommend(spec)
+    assert {"vram_gib", "serving.memory_gib"} <= set(raised.value.relaxations[0].updates)
 
 
 def test_relaxations_are_of_the_methods_that_are_weighed() -> None:
