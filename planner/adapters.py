@@ -99,7 +99,7 @@ def _adapter(
 ) -> Adapter | Refusal:
     if rank is not None and found.scaling is not None and rank > linears.smallest_side:
         side = linears.smallest_side
-        reason = f"rank {rank} is more than the smallest side {side} of its targets"
+        reason = f"the smallest side of its targets is {side}"
         return Refusal(f"rank {rank}", "rank", reason)
     unfit = misfit(found, rank, linears, scenario.architecture)
     if unfit is not None:

@@ -95,6 +95,8 @@ def _hint(kind: type[BaseModel], problem: ErrorDetails) -> str | None:
         return did_you_mean(str(problem["input"]), options)
     if problem["type"] == "missing" and kind is Spec and len(location) == 1:
         return "a spec needs model, task and vram_gib; the rest has defaults"
+    if problem["type"] == "missing" and kind is Plan and location == ["candidate"]:
+        return "planner recommend writes a plan of a spec"
     return None
 
 

@@ -216,10 +216,23 @@ def test_missing_file_and_broken_json(tmp_path: Path) -> None:
     assert "missing key 'model'; missing key 'task'" in run("validate", str(broken)).stderr
 
 
+def test_what_cannot_be_planned_is_not_said_to_be(tmp_path: Path) -> None:
+    found = run("recommend", spec_file(tmp_path, task="image_classification"))
+    assert found.exit_code == 2
+    assert "is not for llama" in found.stderr
+    assert "--include-unbuildable" not in found.stderr
+
+
+def test_a_rank_too_large_is_named_once() -> None:
+    found = run("estimate", "--model", "smollm2-135m", "--rank", "1000")
+    assert found.stderr == "error: rank 1000: the smallest side of its targets is 192\n"
+
+
 def test_a_spec_is_no_plan(tmp_path: Path) -> None:
     found = run("explain", spec_file(tmp_path))
     assert found.exit_code == 2
     assert "missing key 'candidate'" in found.stderr
+    assert "hint: planner recommend writes a plan of a spec" in found.stderr
 
 
 def test_infeasible_ends_with_3_and_relaxations() -> None:
