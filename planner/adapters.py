@@ -30,6 +30,7 @@ from planner.quality import (
     unranked,
 )
 from planner.scenario import Scenario
+from planner.spec import Pinned
 
 QUERY_VALUE = ("attention.query", "attention.value")
 
@@ -67,11 +68,13 @@ def adapters(
         quality = method_quality(
             name, scenario.family, scenario.architecture.parameters, scenario.examples
         )
-        if quality is None:
-            if pinned.method is None:
-                yield Refusal(name, "evidence", unranked(name))
-                continue
-            quality = UNKNOWN
+        refused = _lacking(found, pinned)
+        if quality is None and pinned.method is None:
+            refused = Refusal(name, "evidence", unranked(name))
+        if refused is not None:
+            yield refused
+            continue
+        quality = quality or UNKNOWN
         for targets in _target_sets(found, scenario):
             if targets not in selected:
                 selected[targets] = target_set(select(targets, scenario.architecture))
@@ -81,6 +84,19 @@ def adapters(
                 continue
             for rank in _ranks(found, scenario):
                 yield _adapter(scenario, found, rank, targets, linears, quality)
+
+
+def _lacking(found: Method, pinned: Pinned) -> Refusal | None:
+    """What the spec pins is kept, so a method that has nothing of the kind is left out."""
+    has = {
+        "rank": bool(found.ranks),
+        "alpha": found.default_alpha is not None,
+        "targets": bool(found.targets) and not found.trains_base,
+    }
+    for key, there in has.items():
+        if getattr(pinned, key) is not None and not there:
+            return Refusal(found.name, f"pinned {key}", f"it has no {key} and the spec pins it")
+    return None
 
 
 def _methods(pinned: str | None, *, unbuildable: bool) -> dict[str, Method]:

@@ -113,7 +113,7 @@ def estimate(case: Case) -> Estimate:
     case = _stated(case, chosen)
     scenario = resolve(_spec(case, chosen))
     adapter = _adapter(scenario, case)
-    form = Form(_served(case.format), case.export or chosen.serves[0], case.precision)
+    form = Form(served_format(case.format), case.export or chosen.serves[0], case.precision)
     refused = form_refusal(scenario, chosen, adapter.rank, form)
     if refused is not None:
         raise UsageError(f"{refused.subject}: {refused.reason}")
@@ -156,7 +156,7 @@ def _stored(adapter: Adapter, case: Case) -> Adapter:
     return adapter._replace(cost=adapter.cost._replace(stored_bytes=width * numbers))
 
 
-def _served(format_: str) -> str:
+def served_format(format_: str) -> str:
     """The base that a runtime loads; each packs NF4 in its own way."""
     return "nf4" if format_ == "nf4_single" else format_
 
@@ -184,7 +184,7 @@ def _stated(case: Case, chosen: Method) -> Case:
     formats = chosen.formats
     # Int8 is a base that any adapter leaves frozen; the compiler does not build it yet.
     frozen = case.format == "int8" and len(formats) == EVERY_FORMAT
-    if _served(case.format) not in formats and not frozen:
+    if served_format(case.format) not in formats and not frozen:
         raise UsageError(
             f"{chosen.name} trains on {' or '.join(formats)}, not on {case.format}",
             hint=f"take --format {' or '.join(formats)}",
@@ -198,6 +198,7 @@ def _stated(case: Case, chosen: Method) -> Case:
     return case.model_copy(
         update={
             "rank": _rank(case, chosen),
+            "targets": None if chosen.trains_base else case.targets,
             "compute": case.compute or ("fp32" if case.format == "fp32" else "bf16"),
             "sequence_length": length,
             "adapter_dtype": case.adapter_dtype or (None if chosen.trains_base else "fp32"),
@@ -211,7 +212,8 @@ def _stated(case: Case, chosen: Method) -> Case:
 def _check_options(case: Case, chosen: Method, shape: Architecture) -> None:
     """Raises UsageError for an option that the method or the model has no use for."""
     name = chosen.name
-    if case.targets is not None and (chosen.trains_base or not chosen.targets):
+    whole = chosen.trains_base and case.targets == ("all-linear",)
+    if case.targets is not None and not whole and (chosen.trains_base or not chosen.targets):
         raise UsageError(
             f"{name} adapts no linears, so it has no targets: {', '.join(case.targets)}",
             hint="leave --targets out",

@@ -194,9 +194,10 @@ def _learning_rate(scenario: Scenario, chosen: Evaluated, candidate: Candidate) 
 
 
 def _export(scenario: Scenario, chosen: Evaluated) -> str:
-    tenants = many(scenario.tenants, "tenant")
     if chosen.form.export == "merged":
-        return f"Because each of {tenants} is served from a model of its own, so export is merged"
+        whose = "the tenant" if scenario.tenants == 1 else f"each of {scenario.tenants:,} tenants"
+        return f"Because {whose} is served from a model of its own, so export is merged"
+    tenants = many(scenario.tenants, "tenant")
     row = row_bytes(chosen.adapter.cost, load_of(scenario))
     return (
         f"Because {tenants} can share one base, and a tenant adds "

@@ -12,7 +12,7 @@ from planner.forms import Form
 from planner.home import CORRECTIONS, home
 from planner.plan import Evidence, Figure, Training, figure
 from planner.quality import UNKNOWN, method_quality, unranked
-from planner.runtime import RUNTIMES, untried
+from planner.runtime import unloadable, untried
 from planner.scenario import Scenario, lacks_bf16
 from planner.spec import Hardware
 
@@ -71,9 +71,10 @@ def _training_time(
     """Corrected by what builds on this machine took, where enough of them are known."""
     device = scenario.training
     found = {}
+    rows = f"rows of {scenario.row_tokens:,} tokens"
     for name, seconds in (("step_seconds", step), ("total_seconds", total)):
         key = f"training.{name}"
-        found[key] = _seconds(seconds, device, constants)
+        found[key] = _noted(_seconds(seconds, device, constants), rows)
         if seconds is None and compute_of(scenario) == "bf16" and lacks_bf16(device):
             choice = scenario.spec.training.hardware
             name = choice if isinstance(choice, str) else "the training hardware"
@@ -82,14 +83,18 @@ def _training_time(
         learned = _learned(key, scenario)
         if learned is not None and seconds is not None:
             found[f"training.uncorrected_{name}"] = found[key]
-            found[key] = _corrected(seconds, learned)
-    whole = found["training.total_seconds"]
-    if whole.value is not None:
-        whole = whole.model_copy(update={"source": f"{whole.source}; {data}"})
-        found["training.total_seconds"] = whole
+            found[key] = _noted(_corrected(seconds, learned), rows)
+    whole = found["training.total_seconds"] = _noted(found["training.total_seconds"], data)
     price = cost_usd(whole.value, device)
     found["training.cost_usd"] = _money(price, whole)
     return found
+
+
+def _noted(found: Figure, note: str) -> Figure:
+    """A known figure that says what it is of."""
+    if found.value is None:
+        return found
+    return found.model_copy(update={"source": f"{found.source}; {note}"})
 
 
 def _learned(key: str, scenario: Scenario) -> "Correction | None":
@@ -195,10 +200,7 @@ def _seconds(value: float | None, device: Hardware, constants: tuple[str, ...]) 
 def _unproven(scenario: Scenario, form: Form) -> str | None:
     """Why the runtime cannot have served in that form on such a device, or None."""
     runtime = scenario.spec.serving.runtime
-    formats = RUNTIMES[runtime].formats
-    if form.format not in formats:
-        return f"{runtime} loads {' or '.join(formats)} only"
-    return untried(runtime, scenario.serving.kind)
+    return unloadable(runtime, form.format) or untried(runtime, scenario.serving.kind)
 
 
 def assumed(found: Figure, reason: str) -> Figure:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from planner.method import Method
 from planner.quality import Quality, format_quality, noise, serving_quality
-from planner.runtime import RUNTIMES, refusal
+from planner.runtime import RUNTIMES, refusal, unloadable
 from planner.scenario import Scenario, lacks_bf16
 
 
@@ -34,13 +34,12 @@ class Refusal(NamedTuple):
 def forms(scenario: Scenario, found: Method, rank: int | None) -> tuple[Form | Refusal, ...]:
     """Every format, export and precision for that method, or why one is left out."""
     pinned = scenario.spec.pinned
-    limits = RUNTIMES[scenario.spec.serving.runtime]
     formats = (pinned.format,) if pinned.format else ("fp32", "bf16", "nf4")
     exports = (pinned.export,) if pinned.export else ("unmerged", "merged")
     precisions = (pinned.precision,) if pinned.precision else _precisions(scenario)
     weighed: list[Form | Refusal] = []
     for format_ in formats:
-        refused = _format_refusal(scenario, found, format_, limits.formats)
+        refused = _format_refusal(scenario, found, format_)
         if refused is not None:
             weighed.append(refused)
             continue
@@ -57,13 +56,11 @@ def _precisions(scenario: Scenario) -> tuple[str, ...]:
     return ("exact", "fast") if hurried else ("exact",)
 
 
-def _format_refusal(
-    scenario: Scenario, found: Method, format_: str, loadable: tuple[str, ...]
-) -> Refusal | None:
+def _format_refusal(scenario: Scenario, found: Method, format_: str) -> Refusal | None:
     base = f"{format_} base"
-    if format_ not in loadable:
-        runtime = scenario.spec.serving.runtime
-        return Refusal(base, "runtime", f"{runtime} loads {' or '.join(loadable)} only")
+    unloaded = unloadable(scenario.spec.serving.runtime, format_)
+    if unloaded is not None:
+        return Refusal(base, "runtime", unloaded)
     widened = format_ == "bf16" and lacks_bf16(scenario.training)
     if widened and scenario.spec.pinned.format is None:
         reason = "the training hardware has no bf16 arithmetic and would widen it at every use"

@@ -37,6 +37,7 @@ def resolve(spec: Spec) -> Scenario:
     model = catalog.model(spec.model)
     shape = model.architecture
     _check_task(spec, shape)
+    _check_training(spec)
     _check_pinned(spec)
     notes: list[str] = []
     training, serving = _hardware(spec, notes)
@@ -122,13 +123,22 @@ def _check_task(spec: Spec, shape: Architecture) -> None:
             f"serving.concurrency {spec.serving.concurrency} is for models that write; a "
             "classifier answers in one pass"
         )
-    if spec.task != "causal_lm" and spec.training.packing:
-        raise UsageError(
-            f"training.packing lays texts end to end, and the task '{spec.task}' has none to lay so"
-        )
     if spec.task == "image_classification" and spec.data.mean_tokens is not None:
         raise UsageError(
             f"data.mean_tokens {spec.data.mean_tokens}: every image is {shape.positions} tokens"
+        )
+
+
+def _check_training(spec: Spec) -> None:
+    if spec.training.max_steps is not None and spec.training.epochs is not None:
+        raise UsageError(
+            f"training.max_steps {spec.training.max_steps} and training.epochs "
+            f"{spec.training.epochs:g} both say how long to train",
+            hint="give one of them",
+        )
+    if spec.task != "causal_lm" and spec.training.packing:
+        raise UsageError(
+            f"training.packing lays texts end to end, and the task '{spec.task}' has none to lay so"
         )
 
 

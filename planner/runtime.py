@@ -148,6 +148,12 @@ def untried(runtime: str, kind: str) -> str | None:
     return f"the runtime {runtime} has run on {' and '.join(d.upper() for d in ran_on)}s only"
 
 
+def unloadable(runtime: str, format_: str) -> str | None:
+    """Why the runtime cannot load such a base, or None."""
+    formats = RUNTIMES[runtime].formats
+    return None if format_ in formats else f"{runtime} loads {' or '.join(formats)} only"
+
+
 def serving_runtimes(task: str) -> tuple[str, ...]:
     """The runtimes that serve a task."""
     return tuple(name for name, limits in RUNTIMES.items() if task in limits.tasks)

@@ -6,11 +6,12 @@ from typing import get_args
 import click
 
 from planner.documents import dump, validated
-from planner.estimation import Case, Estimate, estimate
+from planner.estimation import Case, Estimate, estimate, served_format
 from planner.method import method
 from planner.options import as_json
 from planner.render import figure_lines
 from planner.resolve import DEFAULT_EXAMPLES
+from planner.runtime import unloadable
 from planner.schedule import DEFAULT_EPOCHS
 from planner.spec import Attention, Checkpointing, Compute, Format, Loss, Optimizer, Runtime
 
@@ -88,8 +89,11 @@ def _text(found: Estimate) -> str:
         f"{Path(model).name}: {case.method}{rank}, {case.format} base, "
         f"batch {case.batch_size} x {case.sequence_length} tokens, arithmetic in {case.compute}"
     )
+    unloaded = unloadable(case.runtime, served_format(case.format))
+    though = f", though {unloaded}" if unloaded else ""
     notes = (
-        f"tensors are kept as {case.framework} keeps them; served {case.export} by {case.runtime}",
+        f"tensors are kept as {case.framework} keeps them; "
+        f"served {case.export} by {case.runtime}{though}",
         "parts are each at their own largest, the peak is at one moment",
         f"the total is of {DEFAULT_EXAMPLES:,} examples, {DEFAULT_EPOCHS:g} epochs",
     )

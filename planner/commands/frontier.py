@@ -48,9 +48,12 @@ def _table(found: Frontier) -> str:
     """The choice, then the front from the best quality down, then what cannot be had."""
     head = f"{'':<2}{'points':>14}  {'training':>10}  {'per tenant':>10}  {'latency':>8}  candidate"
     order = sorted(found.points, key=lambda point: -(point.values["quality_points"] or 0.0))
+    count = sum(point.on_frontier for point in order)
     front = [_line(found, p) for p in order if p.on_frontier or p.id == found.chosen]
+    # What it is dominated by is within the ties that the choice was made among.
+    besides = ", and the choice, which is simpler" if len(front) > count else ""
     broken = [f"  {p.label}: over the limit of {', '.join(p.broken)}" for p in order if p.broken]
-    parts = [f"{found.model}: {found.task}, {len(front)} trade-offs", "", head, *front]
+    parts = [f"{found.model}: {found.task}, {count} trade-offs{besides}", "", head, *front]
     if not front:
         parts = [f"{found.model}: {found.task}, nothing fits; planner recommend says what would"]
     if broken:

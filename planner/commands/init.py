@@ -6,10 +6,12 @@ from typing import get_args
 import click
 
 from planner import catalog
+from planner.builds import check_builds
 from planner.documents import dump, validated, write
 from planner.errors import UsageError
 from planner.options import as_json
 from planner.resolve import resolve, task_of
+from planner.scenario import Scenario
 from planner.spec import Spec, Task
 
 
@@ -65,4 +67,13 @@ def command(
     if as_json:
         click.echo(dump(filled), nl=False)
     else:
-        click.echo(f"wrote {spec}; next: planner recommend {spec}")
+        click.echo(f"wrote {spec}; next: planner recommend {spec}{_option(scenario)}")
+
+
+def _option(scenario: Scenario) -> str:
+    """What `recommend` asks for where the compiler does not build the task or the family."""
+    try:
+        check_builds(scenario)
+    except UsageError:
+        return " --include-unbuildable"
+    return ""

@@ -153,6 +153,11 @@ MISTAKES = [
         "training.packing lays texts end to end",
         None,
     ),
+    (
+        {"training": {"max_steps": 5, "epochs": 2}},
+        "training.max_steps 5 and training.epochs 2 both say how long to train",
+        "give one of them",
+    ),
     ({"pinned": {"method": "ia3", "rank": 4}}, "pinned.rank 4: ia3 has no rank", None),
     (
         {"pinned": {"targets": ["q_prj"]}},
@@ -337,3 +342,27 @@ def test_an_option_of_no_count_is_named() -> None:
     found = run("estimate", "--model", "gpt2", "--batch", "0")
     assert found.exit_code == 2
     assert "invalid value for '--batch': 0 is not in the range x>=1" in found.stderr
+
+
+def test_an_estimate_says_that_the_runtime_does_not_load_its_base() -> None:
+    case = ("estimate", "--model", "gpt2", "--runtime", "llama.cpp", "--format")
+    assert "by llama.cpp, though llama.cpp loads fp32 or bf16 only)" in run(*case, "nf4").stdout
+    assert "though" not in run(*case, "bf16").stdout
+
+
+def test_all_linear_is_what_full_fine_tuning_trains() -> None:
+    case = ("estimate", "--model", "gpt2", "--method", "full", "--json")
+    assert run(*case, "--targets", "all-linear").stdout == run(*case).stdout
+
+
+@pytest.mark.parametrize(("model", "option"), [("gpt2", False), ("t5-base", True)])
+def test_init_says_how_to_go_on(tmp_path: Path, model: str, *, option: bool) -> None:
+    said = run("init", str(tmp_path / "spec.json"), "--model", model, "--vram", "8").stdout
+    assert said.endswith("spec.json --include-unbuildable\n" if option else "spec.json\n")
+
+
+def test_a_dominated_choice_is_no_trade_off() -> None:
+    spec = str(catalog.specs_folder() / "examples" / "minimal.json")
+    points = json.loads(run("frontier", spec, "--json").stdout)["points"]
+    count = sum(point["on_frontier"] for point in points)
+    assert f"{count} trade-offs, and the choice, which is simpler" in run("frontier", spec).stdout

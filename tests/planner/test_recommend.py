@@ -12,7 +12,7 @@ from planner.relaxations import applied, nearest
 from planner.resolve import resolve
 from planner.runtime import RUNTIMES
 from planner.scenario import GIB
-from planner.spec import Runtime
+from planner.spec import Pinned, Runtime
 
 EXAMPLES = catalog.specs_folder() / "examples"
 FEASIBLE = [name for name in catalog.names("examples") if not name.startswith("infeasible")]
@@ -194,6 +194,19 @@ def test_relaxations_are_of_the_methods_that_are_weighed() -> None:
         assert recommend(relaxed, unbuildable=True).candidate
 
 
+@pytest.mark.parametrize(
+    ("pinned", "value"), [("rank", 16), ("alpha", 8.0), ("targets", ("q_proj",))]
+)
+def test_what_is_pinned_is_kept(pinned: str, value: object) -> None:
+    """Also where the best has nothing of the kind: full fine-tuning is the choice without pins."""
+    spec = load_spec(EXAMPLES / "precision-critical.json")
+    assert recommend(spec).candidate.method == "full"
+    kept = recommend(spec.model_copy(update={"pinned": Pinned.model_validate({pinned: value})}))
+    assert getattr(kept.candidate, pinned) == value
+    refused = {found.candidate: found.reason for found in kept.rejections}
+    assert refused["full"] == f"Because it has no {pinned} and the spec pins it"
+
+
 def test_packing_fills_rows_of_which_there_are_fewer() -> None:
     """Padded to the longest of a batch, about twice the mean, half of the tokens are none."""
     document = {
@@ -225,7 +238,7 @@ def test_the_total_is_of_all_the_steps_that_are_asked_for() -> None:
         "model": "smollm2-135m",
         "task": "causal_lm",
         "vram_gib": 16,
-        "training": {"hardware": "l4", "max_steps": 1000, "epochs": 1},
+        "training": {"hardware": "l4", "max_steps": 1000},
         "data": {"examples": 80},
     }
     figures = recommend(Spec.model_validate(fields)).figures
