@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from planner.estimation import Case, Estimate, estimate
+    from planner.case import Case
+    from planner.estimation import Estimate, estimate
     from planner.plan import Candidate, Figure, Plan, Rejection, Training
     from planner.recommendation import recommend
     from planner.spec import Spec
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Candidate": "planner.plan",
-    "Case": "planner.estimation",
+    "Case": "planner.case",
     "Estimate": "planner.estimation",
     "Figure": "planner.plan",
     "Frontier": "planner.tradeoffs",

@@ -1,12 +1,12 @@
 """What one explicit candidate costs, part by part, whether or not anyone would recommend it."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
-from planner import catalog
 from planner.adapters import Adapter, adapted, adapters, select
 from planner.architecture import Architecture
+from planner.case import Case, case_spec, served_format, stated
 from planner.cost.adapter import target_set
 from planner.cost.framework import FRAMEWORKS
 from planner.cost.trace import FLOAT_BYTES
@@ -16,76 +16,11 @@ from planner.errors import UsageError
 from planner.evaluate import evaluated
 from planner.figures import COUNT_SOURCE, assumed, figures
 from planner.forms import Form, Refusal, form_refusal
-from planner.method import Method, method
+from planner.method import method
 from planner.plan import SCHEMA_VERSION, Figure, Frozen
-from planner.resolve import resolve, task_of
+from planner.resolve import resolve
 from planner.scenario import Scenario
 from planner.schedule import training
-from planner.spec import (
-    Attention,
-    Checkpointing,
-    Compute,
-    Count,
-    Data,
-    Format,
-    HardwareChoice,
-    Loss,
-    ModelChoice,
-    Optimizer,
-    Pinned,
-    Rank,
-    Runtime,
-    Section,
-    Serving,
-    Spec,
-    TrainingSpec,
-)
-
-DEFAULT_RANK = 16
-DEFAULT_LENGTH = 1024
-EVERY_FORMAT = 3
-UNLIMITED_GIB = 1e6
-
-
-class Case(Section):
-    """One candidate and where it runs; None is the method's default, or no limit.
-
-    The defaults are what the compiler does: fp32 adapters, attention that keeps no scores where the
-    family has such a kernel, a loss in chunks; arithmetic in fp32 on an fp32 base and else in bf16;
-    1024 tokens or what the model has. The format "nf4_single" is NF4 without double quantisation
-    while training; served, it is NF4. `framework` says which program's way of keeping tensors is
-    meant; by default a full loss means transformers with PEFT. All targets named must be ones that
-    the method adapts, and no option may be one that the method has no use for.
-    """
-
-    schema_version: Literal[1] = 1
-    model: ModelChoice
-    method: str = "lora"
-    rank: Rank | None = None
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    format: Format | Literal["nf4_single"] = "bf16"
-    compute: Compute | None = None
-    adapter_dtype: Compute | None = None
-    batch_size: Count = 1
-    gradient_accumulation: Count = 1
-    sequence_length: Count | None = None
-    checkpointing: Checkpointing = "none"
-    attention: Attention | None = None
-    optimizer: Optimizer = "adamw"
-    loss: Loss = "chunked"
-    framework: Literal["paretune", "peft", "litgpt-2023", "litgpt-2024"] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    labels: Annotated[int, Field(ge=2)] | None = None
-    hardware: HardwareChoice | None = None
-    runtime: Runtime = "paretune"
-    export: Literal["unmerged", "merged"] | None = None
-    precision: Literal["exact", "fast"] = "exact"
-    tenants: Count = 1
-    active_tenants: Count | None = None
-    slots: Count | None = None
-    concurrency: Count | None = None
-    context_length: Count | None = None
-    prompt_tokens: Count | None = None
 
 
 class Estimate(Frozen):
@@ -110,8 +45,8 @@ class Estimate(Frozen):
 def estimate(case: Case) -> Estimate:
     """Every figure of the case; raises UsageError for what cannot be."""
     chosen = method(case.method)
-    case = _stated(case, chosen)
-    scenario = resolve(_spec(case, chosen))
+    case = stated(case, chosen)
+    scenario = resolve(case_spec(case, chosen))
     adapter = _adapter(scenario, case)
     form = Form(served_format(case.format), case.export or chosen.serves[0], case.precision)
     refused = form_refusal(scenario, chosen, adapter.rank, form)
@@ -156,11 +91,6 @@ def _stored(adapter: Adapter, case: Case) -> Adapter:
     return adapter._replace(cost=adapter.cost._replace(stored_bytes=width * numbers))
 
 
-def served_format(format_: str) -> str:
-    """The base that a runtime loads; each packs NF4 in its own way."""
-    return "nf4" if format_ == "nf4_single" else format_
-
-
 def _unbuilt(case: Case, shape: Architecture) -> str | None:
     """Why the compiler cannot be what the case is of, or None."""
     if case.framework != "paretune":
@@ -177,68 +107,6 @@ def _assumed(key: str, found: Figure, reason: str) -> Figure:
     if not key.startswith("training.") or found.evidence != "derived":
         return found
     return assumed(found, reason)
-
-
-def _stated(case: Case, chosen: Method) -> Case:
-    """The case with its defaults filled in; raises UsageError for what cannot be."""
-    formats = chosen.formats
-    # Int8 is a base that any adapter leaves frozen; the compiler does not build it yet.
-    frozen = case.format == "int8" and len(formats) == EVERY_FORMAT
-    if served_format(case.format) not in formats and not frozen:
-        raise UsageError(
-            f"{chosen.name} trains on {' or '.join(formats)}, not on {case.format}",
-            hint=f"take --format {' or '.join(formats)}",
-        )
-    shape = catalog.model(case.model).architecture
-    _check_options(case, chosen, shape)
-    positions = shape.positions
-    length = case.sequence_length or min(DEFAULT_LENGTH, positions or DEFAULT_LENGTH)
-    if positions and length > positions:
-        raise UsageError(f"sequence {length} is more than the model's {positions}")
-    return case.model_copy(
-        update={
-            "rank": _rank(case, chosen),
-            "targets": None if chosen.trains_base else case.targets,
-            "compute": case.compute or ("fp32" if case.format == "fp32" else "bf16"),
-            "sequence_length": length,
-            "adapter_dtype": case.adapter_dtype or (None if chosen.trains_base else "fp32"),
-            "attention": case.attention or ("full" if shape.writes_scores else "flash"),
-            "framework": case.framework or ("peft" if case.loss == "full" else "paretune"),
-            "export": case.export or chosen.serves[0],
-        }
-    )
-
-
-def _check_options(case: Case, chosen: Method, shape: Architecture) -> None:
-    """Raises UsageError for an option that the method or the model has no use for."""
-    name = chosen.name
-    whole = chosen.trains_base and case.targets == ("all-linear",)
-    if case.targets is not None and not whole and (chosen.trains_base or not chosen.targets):
-        raise UsageError(
-            f"{name} adapts no linears, so it has no targets: {', '.join(case.targets)}",
-            hint="leave --targets out",
-        )
-    if case.adapter_dtype is not None and chosen.trains_base:
-        raise UsageError(
-            f"{name} trains the model itself, so it has no adapters in {case.adapter_dtype}",
-            hint="leave --adapter-dtype out; --format and --framework say how its weights are held",
-        )
-    if case.optimizer == "galore" and not chosen.trains_base:
-        raise UsageError(
-            f"galore projects gradients of whole matrices, which {name} does not train",
-            hint="take --optimizer adamw, adamw8bit or paged_adamw8bit, or --method full",
-        )
-    if case.dropout and not chosen.drops_input:
-        raise UsageError(
-            f"{name} has no dropout of its inputs, so not {case.dropout}",
-            hint="leave --dropout out",
-        )
-    if case.attention == "flash" and shape.writes_scores:
-        raise UsageError(
-            f"{shape.model_type} has no attention that keeps its scores out of memory, as "
-            f"'{case.attention}' does",
-            hint="take --attention full",
-        )
 
 
 def _adapter(scenario: Scenario, case: Case) -> Adapter:
@@ -260,45 +128,6 @@ def _check_all_adapted(scenario: Scenario, found: Adapter, targets: tuple[str, .
                 f"{found.method.name} adapts nothing of the target '{pattern}'",
                 hint=f"its own targets are {', '.join(found.method.targets)}",
             )
-
-
-def _rank(case: Case, chosen: Method) -> int | None:
-    if case.rank is not None or not chosen.ranks:
-        return case.rank
-    return min(chosen.ranks, key=lambda rank: abs(rank - DEFAULT_RANK))
-
-
-def _spec(case: Case, chosen: Method) -> Spec:
-    """The case as a spec in which everything is pinned and nothing is limited."""
-    shape = catalog.model(case.model).architecture
-    images = task_of(shape) == "image_classification"
-    memory = UNLIMITED_GIB if case.hardware is None else catalog.hardware(case.hardware).memory_gib
-    return Spec(
-        model=case.model,
-        task=task_of(shape),
-        vram_gib=memory,
-        training=TrainingSpec(hardware=case.hardware),
-        serving=Serving(
-            hardware=case.hardware,
-            tenants=case.tenants,
-            active_tenants=case.active_tenants,
-            slots=case.slots,
-            concurrency=case.concurrency,
-            runtime=case.runtime,
-            context_length=case.context_length,
-            prompt_tokens=case.prompt_tokens,
-        ),
-        data=Data(mean_tokens=None if images else case.sequence_length, labels=case.labels),
-        pinned=Pinned(
-            method=case.method,
-            rank=case.rank,
-            targets=case.targets,
-            compute=case.compute,
-            batch_size=case.batch_size,
-            gradient_accumulation=case.gradient_accumulation,
-            sequence_length=case.sequence_length,
-        ),
-    )
 
 
 def nested(found: dict[str, Figure]) -> dict[str, JsonValue]:

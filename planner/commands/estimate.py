@@ -5,8 +5,9 @@ from typing import get_args
 
 import click
 
+from planner.case import Case, served_format
 from planner.documents import dump, validated
-from planner.estimation import Case, Estimate, estimate, served_format
+from planner.estimation import Estimate, estimate
 from planner.method import method
 from planner.options import as_json
 from planner.render import figure_lines

@@ -5,7 +5,8 @@ import json
 import click
 from pydantic import BaseModel
 
-from planner.estimation import Case, Estimate
+from planner.case import Case
+from planner.estimation import Estimate
 from planner.options import as_json
 from planner.plan import Plan
 from planner.spec import Spec

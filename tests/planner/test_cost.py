@@ -5,11 +5,12 @@ import pytest
 from planner import catalog
 from planner.adapters import adapted, select
 from planner.architecture import Architecture, architecture
+from planner.case import Case
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.cost.memory import Load, cache_bytes, serving_memory
 from planner.cost.trace import ShapeTensor, linear_cost
 from planner.cost.weights import BITS_PER_WEIGHT
-from planner.estimation import Case, estimate
+from planner.estimation import estimate
 from planner.method import Method, Target, method, target_dimensions
 
 TINY = {

@@ -10,13 +10,14 @@ import pytest
 
 from planner import catalog
 from planner.adapters import adapted, select
+from planner.case import Case
 from planner.cost import rates
 from planner.cost.adapter import AdapterCost, adapter_cost, target_set
 from planner.cost.latency import Served, first_token, miss_rate, per_token, throughput
 from planner.cost.memory import Load
 from planner.cost.training_time import ADAMW_PASSES, training_step
 from planner.cost.work import CAPTURED, EAGER, EAGER_SERVER, ENGINES, Work, cost_usd
-from planner.estimation import Case, estimate
+from planner.estimation import estimate
 from planner.method import Target, method
 from planner.recommendation import recommend
 from planner.runtime import RUNTIMES

@@ -24,11 +24,12 @@ import planner.methods
 from planner import catalog
 from planner.adapters import adapted, select
 from planner.architecture import Architecture, architecture
+from planner.case import Case
 from planner.cli import main
 from planner.cost.adapter import AdapterCost, adapter_cost, lora_rank, misfit, target_set
 from planner.cost.trace import linear_cost
 from planner.errors import UsageError
-from planner.estimation import Case, estimate
+from planner.estimation import estimate
 from planner.method import (
     Method,
     Target,
