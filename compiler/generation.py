@@ -4,6 +4,7 @@ Prompts of different lengths are padded on the left, so that the last column is 
 token; the attention mask and explicit positions keep the padding without effect.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -118,10 +119,13 @@ def generate(
 def check_sampling(sampling: Sampling, rows: int) -> None:
     if sampling.max_new_tokens < 1:
         raise UsageError(f"max_new_tokens must be at least 1, not {sampling.max_new_tokens}")
-    if sampling.temperature < 0:
-        raise UsageError(f"temperature must be at least 0, not {sampling.temperature}")
+    if not 0 <= sampling.temperature < math.inf:
+        raise UsageError(f"temperature must be at least 0 and finite, not {sampling.temperature}")
     if sampling.temperature and len(sampling.seeds) != rows:
         raise UsageError(f"{len(sampling.seeds)} seeds are given for {rows} rows")
+    for seed in sampling.seeds:
+        if seed < 0:
+            raise UsageError(f"a seed must be at least 0, not {seed}")
 
 
 def row_limit(prompt_length: int, sampling: Sampling, context_length: int | None) -> int:

@@ -162,6 +162,8 @@ class Session:
         self._check_task("causal_lm")
         rows = self._graph.rows(tenants, len(prompts))
         check_sampling(sampling, len(rows))
+        if not all(stop):
+            raise UsageError("a stop text is empty, so it would end every answer at once")
         for index, prompt in enumerate(prompts):
             self._check_length(f"prompt {index}", len(prompt), room=1)
         if not rows:

@@ -293,8 +293,12 @@ def test_a_prompt_must_fit_the_context_and_not_be_empty(session: Session) -> Non
     ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
-        ({"temperature": -0.5}, "temperature must be at least 0, not -0.5"),
+        ({"temperature": -0.5}, "temperature must be at least 0 and finite, not -0.5"),
+        ({"temperature": float("nan")}, "temperature must be at least 0 and finite, not nan"),
+        ({"temperature": float("inf")}, "temperature must be at least 0 and finite, not inf"),
         ({"temperature": 1.0, "seed": [1, 2]}, "2 seeds are given for 1 rows"),
+        ({"temperature": 1.0, "seed": -1}, "a seed must be at least 0, not -1"),
+        ({"stop": [""]}, "a stop text is empty"),
     ],
 )
 def test_bad_sampling_is_refused(session: Session, options: dict[str, Any], message: str) -> None:
