@@ -242,7 +242,7 @@ class Session:
         if labels is None:
             raise UsageError(
                 f"'{tenant}' has no labels to classify with",
-                hint=f"name one of the tenants: {', '.join(self.tenants)}",
+                hint=f"name one of the tenants: {', '.join(self.tenants or self.manifest.tenants)}",
             )
         return labels
 

@@ -56,6 +56,12 @@ def test_run_labels_texts(classifier: Path) -> None:
     assert all(0 < float(each) <= 1 for each in probabilities)
 
 
+def test_run_says_which_tenants_can_label(classifier: Path) -> None:
+    result = invoke("run", classifier, "abc")
+    assert result.exit_code == 2
+    assert "hint: name one of the tenants: spam, topics\n" in result.stderr
+
+
 def test_run_refuses_an_unknown_tenant(shared_artifact: Path) -> None:
     result = invoke("run", shared_artifact, "--tenant", "acne", "abcd")
     assert result.exit_code == 2
