@@ -51,6 +51,7 @@ PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 RESIDUAL_STARTS = ("pissa", "olora", "corda", "lora_ga")
 
 Names = list[str] | str | None
+Rank = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Number = TypeVar("Number", int, float)
 
 
@@ -64,7 +65,7 @@ class PeftConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     peft_type: Literal["LORA", "VERA", "IA3"]
-    r: int | None = Field(default=None, ge=1)
+    r: Rank | None = None
     lora_alpha: float = Field(default=DEFAULT_ALPHA, allow_inf_nan=False)
     use_rslora: bool = False
     use_dora: bool = False
@@ -74,7 +75,7 @@ class PeftConfig(BaseModel):
     exclude_modules: Names = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: Names = None
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    rank_pattern: dict[str, Rank] = {}
     alpha_pattern: dict[str, float] = {}
     modules_to_save: list[str] | None = None
     feedforward_modules: Names = None
@@ -212,5 +213,5 @@ def _matches(pattern: str, text: str) -> bool:
 def _search(pattern: str, text: str) -> re.Match[str] | None:
     try:
         return re.match(pattern, text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise IncompatibleError(f"{CONFIG} holds the pattern '{pattern}': {error}") from error
