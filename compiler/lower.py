@@ -12,7 +12,7 @@ from operator import add, mul
 import numpy as np
 
 from compiler.adapter import Adapter, classifier_site, model_tensors, target_tensors
-from compiler.row import Floats, LoweredSite
+from compiler.row import VECTORS, Floats, LoweredSite
 from planner.errors import IncompatibleError
 from planner.method import Site
 from planner.method import method as method_named
@@ -43,9 +43,10 @@ def lower(
             bias=base_bias(target.name),
             scaling=adapter.scalings[target.name],
         )
-        found[target.name] = lower_update(
-            method.update(target_tensors(adapter, target), site), shared
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, in words
+            update = method.update(target_tensors(adapter, target), site)
+            found[target.name] = lower_update(update, shared)
+        _check_finite(target.name, found[target.name])
     head = classifier_site(adapter)
     if head is not None:
         found[head] = _lower_classifier(adapter, head, len(base_weight(head)))
@@ -63,6 +64,14 @@ def lower_update(update: Update, shared: Mapping[str, Floats] | None = None) -> 
         input_scale=_combined(mul, [p.scale for p in update if isinstance(p, InputScale)]),
         output_shift=_combined(add, [p.shift for p in update if isinstance(p, OutputShift)]),
     )
+
+
+def _check_finite(target: str, parts: LoweredSite) -> None:
+    """Finite tensors and scalings may still overflow when they are multiplied."""
+    for name in ("a", "b", *VECTORS):
+        part = getattr(parts, name)
+        if part is not None and not np.isfinite(part).all():
+            raise IncompatibleError(f"the adapter's update of '{target}' is too large for float32")
 
 
 def _pair(pairs: Sequence[LowRank], shared: Mapping[str, Floats]) -> LoweredSite:

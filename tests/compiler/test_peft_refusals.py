@@ -308,6 +308,15 @@ def test_export_names_the_tenants_that_there_are(artifact, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_that_overflows_is_refused(lora, artifact):
+    set_field(lora, lora_alpha=1e300)
+    before = contents_of(artifact)
+    result = invoke("import-adapter", lora, "--into", artifact, "--tenant", "huge")
+    assert result.exit_code == 4
+    assert "error: the adapter's update of 'layer.query' is too large for float32" in result.stderr
+    assert contents_of(artifact) == before
+
+
 def test_a_damaged_adapter_is_not_exported(artifact, tmp_path):
     path = artifact / "tenants" / "acme" / "adapter.safetensors"
     damaged = bytearray(path.read_bytes())
