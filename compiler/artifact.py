@@ -78,6 +78,8 @@ def check_file(folder: Path, path: str, record: FileRecord) -> None:
         )
     found = file_record(folder / path).sha256
     if found != record.sha256:
+    if not (folder / path).is_file():
+        raise IncompatibleError(f"'{path}' is missing from the artifact", hint=_REBUILD)
         raise IncompatibleError(
             f"'{path}' is damaged: sha256 {found[:12]}…, but the manifest says "
             f"{record.sha256[:12]}…",

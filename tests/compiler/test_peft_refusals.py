@@ -317,6 +317,13 @@ def test_an_adapter_that_overflows_is_refused(lora, artifact):
     assert contents_of(artifact) == before
 
 
+def test_an_adapter_that_is_missing_is_not_exported(artifact, tmp_path):
+    (artifact / "tenants" / "acme" / "adapter.safetensors").unlink()
+    result = invoke("export-adapter", artifact, "--tenant", "acme", "--out", tmp_path / "out")
+    assert result.exit_code == 4
+    assert "'tenants/acme/adapter.safetensors' is missing from the artifact" in result.stderr
+
+
 def test_a_damaged_adapter_is_not_exported(artifact, tmp_path):
     path = artifact / "tenants" / "acme" / "adapter.safetensors"
     damaged = bytearray(path.read_bytes())
