@@ -20,7 +20,14 @@ PENDING = ".change-"
 
 def staging_folder(out: Path) -> Path:
     """Where to prepare `out`: beside it, so that a rename can publish it."""
-    return out.with_name(f".{out.name}.partial")
+    return beside(out, "partial")
+
+
+def beside(out: Path, suffix: str) -> Path:
+    """The hidden neighbour of `out`; raises UsageError where `out` has no name, as '.' and '/'."""
+    if not out.name:
+        raise UsageError(f"'{out}' has no name of its own", hint="name a folder that is to be made")
+    return out.with_name(f".{out.name}.{suffix}")
 
 
 def file_record(path: Path) -> FileRecord:

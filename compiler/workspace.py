@@ -17,7 +17,7 @@ from pathlib import Path
 
 import compiler
 import planner
-from compiler.artifact import sync, write_durably
+from compiler.artifact import beside, sync, write_durably
 from planner.errors import DriftError, ParetuneError
 
 IDENTITY = "identity.json"
@@ -86,7 +86,7 @@ def exclusively(workspace: Workspace) -> Iterator[None]:
 
 
 def workspace_folder(out: Path) -> Path:
-    return out.with_name(f".{out.name}.building")
+    return beside(out, "building")
 
 
 def changes(out: Path, identity: Mapping[str, object]) -> list[str]:

@@ -268,3 +268,8 @@ def test_a_full_disk_leaves_nothing_half_written(
 def limit_files() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_an_artifact_needs_a_name(place: Path, build: Build, out: str) -> None:
+    refused(build(place, Path(out)), 2, f"error: '{out}' has no name of its own")
