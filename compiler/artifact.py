@@ -78,6 +78,8 @@ def verify(folder: Path) -> Manifest:
 
 def check_file(folder: Path, path: str, record: FileRecord) -> None:
     """Raises IncompatibleError unless the file has that size and digest."""
+    if not (folder / path).is_file():
+        raise IncompatibleError(f"'{path}' is missing from the artifact", hint=_REBUILD)
     size = (folder / path).stat().st_size
     if size != record.bytes:
         raise IncompatibleError(
@@ -85,8 +87,6 @@ def check_file(folder: Path, path: str, record: FileRecord) -> None:
         )
     found = file_record(folder / path).sha256
     if found != record.sha256:
-    if not (folder / path).is_file():
-        raise IncompatibleError(f"'{path}' is missing from the artifact", hint=_REBUILD)
         raise IncompatibleError(
             f"'{path}' is damaged: sha256 {found[:12]}…, but the manifest says "
             f"{record.sha256[:12]}…",
@@ -122,6 +122,12 @@ def check_vacant(out: Path, *, replace: bool) -> None:
         raise UsageError(f"'{out}' exists already", hint="name another folder, or replace this one")
     if not (out / MANIFEST).is_file():
         raise UsageError(f"'{out}' is not an artifact and is not replaced")
+
+
+def check_outside(out: Path, folder: Path) -> None:
+    """Raises UsageError when `out` lies in that artifact, which holds its own files only."""
+    if folder.resolve() in out.resolve().parents:
+        raise UsageError(f"'{out}' lies in the artifact '{folder}'", hint="name a folder elsewhere")
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from compiler import nf4
 from compiler.artifact import (
+    check_outside,
     check_vacant,
     file_records,
     publish,
@@ -55,6 +56,7 @@ def merge(folder: Path, tenant: str, out: Path, *, replace: bool = False) -> dic
     Raises IncompatibleError when the merged graph of an exact float artifact disagrees.
     """
     check_vacant(out, replace=replace)
+    check_outside(out, folder)
     manifest = verify(folder)
     if manifest.kind == "merged":
         raise IncompatibleError(f"'{folder}' is merged already")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from compiler.adapter import load
-from compiler.artifact import check_file, read_manifest
+from compiler.artifact import check_file, check_outside, read_manifest
 from compiler.manifest import Manifest
 from compiler.peft_write import write
 from compiler.tenants import ADAPTER, tenant_folder
@@ -36,6 +36,7 @@ def command(folder: Path, tenant: str, out: Path, *, as_json: bool) -> None:
         compiler export-adapter faq/ --tenant acme --out acme-lora/
     """
     manifest = read_manifest(folder)
+    check_outside(out, folder)
     path = adapter_file(manifest, tenant)
     check_file(folder, path, manifest.files[path])
     written = write(load(folder / path), out, manifest.base.name)

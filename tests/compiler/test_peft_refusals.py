@@ -317,6 +317,15 @@ def test_an_adapter_that_overflows_is_refused(lora, artifact):
     assert contents_of(artifact) == before
 
 
+@pytest.mark.parametrize("verb", ["export-adapter", "merge"])
+def test_nothing_is_written_into_the_artifact_that_is_read(verb, artifact):
+    before = contents_of(artifact)
+    result = invoke(verb, artifact, "--tenant", "acme", "--out", artifact / "tenants" / "out")
+    assert result.exit_code == 2
+    assert "lies in the artifact" in result.stderr
+    assert contents_of(artifact) == before
+
+
 def test_an_adapter_that_is_missing_is_not_exported(artifact, tmp_path):
     (artifact / "tenants" / "acme" / "adapter.safetensors").unlink()
     result = invoke("export-adapter", artifact, "--tenant", "acme", "--out", tmp_path / "out")
