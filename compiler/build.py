@@ -36,6 +36,7 @@ from compiler.workspace import (
     workspace_folder,
 )
 from planner.architecture import Architecture, architecture
+from planner.builds import check_targets
 from planner.catalog import config_digest
 from planner.errors import DriftError, ParetuneError, UsageError
 from planner.method import Method, buildable_method
@@ -84,6 +85,7 @@ def _check(request: Request) -> None:
     shape = _check_model(request)
     chosen = buildable_method(plan.candidate.method)
     _check_candidate(plan.candidate, chosen)
+    _check_targets(plan.candidate.targets, shape)
     _check_length(plan.candidate.sequence_length, shape.positions)
     if plan.candidate.format not in chosen.formats:
         raise UsageError(
@@ -136,10 +138,20 @@ def _check_candidate(candidate: Candidate, chosen: Method) -> None:
             )
 
 
+def _check_targets(named: tuple[str, ...], shape: Architecture) -> None:
+    """Before anything is captured or kept, as the config alone says what there is."""
+    if not named:
+        raise UsageError(
+            "candidate.targets names no linear", hint="name a role, all-linear or a module"
+        )
+    check_targets("candidate.targets", named, shape)
+
+
 def _check_vocabulary(request: Request, datasets: tuple[Dataset, ...]) -> None:
     size = huggingface.read_config(request.model).get("vocab_size")
     for dataset in datasets:
-        largest = max(int(example.input_ids.max()) for example in dataset.train)
+        examples = (*dataset.train, *dataset.validation)
+        largest = max(int(example.input_ids.max()) for example in examples)
         if isinstance(size, int) and largest >= size:
             raise UsageError(
                 f"the tokenizer gives id {largest} for '{dataset.tenant}', but the model has "

@@ -139,9 +139,10 @@ class Session:
         `seed` is each row's own, whatever its neighbours are. `template` overrides how plain
         prompts are dressed. A stop text ends a row and is not part of its text.
         """
+        _check_list("prompts", prompts)
         rows = self._graph.rows(tenants, len(prompts))
         ids = [self._prompt_ids(p, t, template) for p, t in zip(prompts, rows, strict=True)]
-        seeds = [seed] * len(rows) if isinstance(seed, int) else list(seed)
+        seeds = [seed] * len(rows) if isinstance(seed, int | np.integer) else list(seed)
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds)
         found = self.continue_tokens(ids, rows, sampling, stop=stop)
         texts = [_before(self.tokenizer.decode(each.tokens), stop) for each in found]
@@ -166,6 +167,7 @@ class Session:
             raise UsageError("a stop text is empty, so it would end every answer at once")
         for index, prompt in enumerate(prompts):
             self._check_length(f"prompt {index}", len(prompt), room=1)
+            _check_ids(f"prompt {index}", min(prompt))
         if not rows:
             return []
         with self._graph.lock:
@@ -184,6 +186,9 @@ class Session:
     ) -> list[Classification]:
         """The likeliest of each row's tenant's own labels; texts beyond `max_length` are cut."""
         self._check_task("sequence_classification")
+        _check_list("texts", texts)
+        if max_length is not None and max_length < 1:
+            raise UsageError(f"max_length must be at least 1, not {max_length}")
         rows = self._graph.rows(tenants, len(texts))
         labels = [self._labels(row) for row in rows]
         limit = max_length or self.manifest.context_length
@@ -206,6 +211,9 @@ class Session:
         attention_mask: Integers | None = None,
     ) -> Floats:
         """[batch, sequence, vocabulary], or [batch, labels] of a classifier; ids [batch, seq]."""
+        if input_ids.ndim != 2:
+            raise UsageError(f"input_ids have the shape {input_ids.shape}, not [batch, sequence]")
+        _check_ids("input_ids", int(input_ids.min(initial=0)))
         mask = np.ones_like(input_ids) if attention_mask is None else attention_mask
         rows = self._graph.rows(tenants, len(input_ids))
         return self._graph.logits(input_ids, mask, rows)
@@ -293,6 +301,18 @@ def _classification(
 def _holds_any(words: Tokenizer, stop: tuple[str, ...], tokens: list[int]) -> bool:
     text = words.decode(tokens) if stop else ""
     return any(end in text for end in stop)
+
+
+def _check_list(name: str, texts: Sequence[object]) -> None:
+    """A text is a sequence too: of its letters."""
+    if isinstance(texts, str):
+        raise UsageError(f"{name} is one text, not a list of them", hint="put it in a list")
+
+
+def _check_ids(what: str, smallest: int) -> None:
+    """A negative id would be counted from the end of the vocabulary."""
+    if smallest < 0:
+        raise UsageError(f"{what} has the token id {smallest}; ids begin at 0")
 
 
 def _before(text: str, stop: Sequence[str]) -> str:

@@ -223,7 +223,7 @@ def _matches(pattern: str, target: Target) -> bool:
     try:
         return _compiled(pattern).fullmatch(target.name) is not None
     except re.error as error:
-        raise UsageError(f"pinned.targets: '{pattern}' is no regular expression: {error}") from None
+        raise UsageError(f"the target '{pattern}' is no regular expression: {error}") from None
 
 
 @lru_cache(maxsize=64)

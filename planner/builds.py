@@ -1,6 +1,7 @@
 """Whether the compiler builds what a scenario asks for."""
 
 from planner.adapters import select
+from planner.architecture import Architecture
 from planner.errors import UsageError
 from planner.method import ALL_LINEAR
 from planner.plan import BUILT_TASKS
@@ -23,11 +24,21 @@ def check_builds(scenario: Scenario) -> None:
             f"the compiler does not build the family '{shape.model_type}' yet: {shape.unbuilt}",
             hint=ALL_THE_SAME,
         )
-    for pattern in scenario.spec.pinned.targets or ():
+    check_targets("pinned.targets", scenario.spec.pinned.targets or (), shape, hint=ALL_THE_SAME)
+
+
+def check_targets(
+    key: str, targets: tuple[str, ...], shape: Architecture, *, hint: str | None = None
+) -> None:
+    """Raises UsageError for a target that matches no linear, or only linears that stay as they are.
+
+    `key` is where the targets were given.
+    """
+    for pattern in targets:
         roles = {target.role for target in select((pattern,), shape)}
         if roles.isdisjoint(ALL_LINEAR):
             raise UsageError(
-                f"pinned.targets: the compiler does not adapt '{pattern}' yet, whose role is "
+                f"{key}: the compiler does not adapt '{pattern}' yet, whose role is "
                 f"{' or '.join(sorted(roles))}; it adapts {', '.join(ALL_LINEAR)}",
-                hint=ALL_THE_SAME,
+                hint=hint,
             )

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from planner.spec import Rank, Spec, Task
+from planner.spec import Rank, Seed, Spec, Task
 
 SCHEMA_VERSION: Literal[1] = 1
 
 BUILT_TASKS = ("causal_lm", "sequence_classification")
 """Those that the compiler builds."""
 
+Size = Annotated[float, Field(gt=0, le=1e12)]
 Evidence = Literal["measured", "published", "derived", "assumed"]
 
 
@@ -46,7 +47,7 @@ class Candidate(Frozen):
 
     method: str
     rank: Rank | None
-    alpha: Annotated[float, Field(gt=0)] | None
+    alpha: Size | None
     targets: tuple[str, ...]
     format: Literal["fp32", "bf16", "nf4"]
     compute: Literal["fp32", "bf16"]
@@ -55,7 +56,7 @@ class Candidate(Frozen):
     sequence_length: Annotated[int, Field(ge=1)]
     checkpointing: Literal["none", "block"] = "none"
     optimizer: Literal["adamw", "paged_adamw8bit"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Size
     export: Literal["unmerged", "merged"] = "unmerged"
     precision: Literal["exact", "fast"] = "exact"
 
@@ -63,17 +64,17 @@ class Candidate(Frozen):
 class Training(Frozen):
     """How long and how to train each tenant; `max_steps` None means `epochs` decide."""
 
-    epochs: Annotated[float, Field(gt=0)] = 3.0
+    epochs: Size = 3.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    max_gradient_norm: Size = 1.0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     evaluate_every: Annotated[int, Field(ge=1)] = 50
     patience: Annotated[int, Field(ge=1)] = 3
     checkpoint_every: Annotated[int, Field(ge=1)] = 25
     packing: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ModelFacts(Frozen):

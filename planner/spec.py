@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rank = Annotated[int, Field(ge=1, le=2**20)]
 """Or the size that a method has in place of one, such as FourierFT's 5000 frequencies."""
 
@@ -77,7 +78,7 @@ class TrainingSpec(Section):
     evaluate_every: Count | None = None
     checkpoint_every: Count | None = None
     patience: Count | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class Serving(Section):

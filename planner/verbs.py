@@ -155,11 +155,19 @@ def _messages() -> Iterator[None]:
             f"{_lower(error.strerror or str(error))}{place}", hint=None, exit_code=1
         ) from (error)
     except (KeyboardInterrupt, ImportError) as error:
-        # An extension module interrupted while it loads reports an ImportError of that cause.
-        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+        if not _is_interrupt(error):
             raise
         click.echo("interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """An extension module or a lazy package interrupted while it loads raises an ImportError from
+    that, or from an error from that.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _usage_failure(error: click.UsageError) -> Failure:

@@ -8,7 +8,7 @@ import click
 import torch
 
 from compiler.adapter import Adapter
-from compiler.artifact import read_manifest
+from compiler.artifact import verify
 from compiler.initializers import initialize
 from compiler.manifest import Manifest, tenant_name
 from compiler.peft import read, read_side
@@ -43,7 +43,8 @@ def command(source: Path, folder: Path, tenant: str, labels: str | None, *, as_j
         compiler import-adapter acme-lora/ --into faq/ --tenant acme
     """
     tenant_name(tenant)
-    manifest = read_manifest(folder)
+    # Some updates are computed from the base's weights, so these must be what they were.
+    manifest = verify(folder)
     names = tuple(labels.split(",")) if labels else None
     adapter = drawn(read(source, sites(manifest), manifest.base.digest, names))
     add_tenant(folder, tenant, adapter)

@@ -1,6 +1,7 @@
 """Answer prompts, or label texts, with a tenant per row of one batch."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +46,9 @@ Result = Generation | Classification
     type=click.Choice(["chat", "text"]),
     help="How to dress the prompts. Default: as the tenant was trained.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: ONNX Runtime's choice.")
+@click.option(
+    "--threads", type=click.IntRange(1, os.cpu_count()), help="Default: ONNX Runtime's choice."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     folder: Path,

@@ -172,4 +172,5 @@ def format_of(line: Line) -> Format:
         if hint:
             raise BadLine(f"unknown key '{key}'; {hint}")
     formats = ", ".join("/".join(candidate.keys) for candidate in FORMATS)
-    raise BadLine(f"no format has the keys {', '.join(sorted(line))}; formats are {formats}")
+    found = f"no format has the keys {', '.join(sorted(line))}" if line else "the object is empty"
+    raise BadLine(f"{found}; formats are {formats}")

@@ -245,6 +245,37 @@ def test_an_unknown_method_in_a_plan_is_named(place: Path, build: Build, tmp_pat
     refused(result, 2, "did you mean 'lora'?")
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ('["nope"]', "no linear matches the target 'nope'"),
+        ("[]", "candidate.targets names no linear"),
+        ('["lm_head"]', "candidate.targets: the compiler does not adapt 'lm_head' yet"),
+    ],
+)
+def test_wrong_targets_are_refused_before_anything_is_kept(
+    place: Path, build: Build, tmp_path: Path, targets: str, message: str
+) -> None:
+    refused(build(place, tmp_path / "out", f"--set=candidate.targets={targets}"), 2, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.seed", "-1"),
+        ("training.seed", str(2**63)),
+        ("training.epochs", "Infinity"),
+        ("candidate.alpha", "Infinity"),
+        ("candidate.learning_rate", "Infinity"),
+    ],
+)
+def test_numbers_of_a_plan_are_ones_that_can_be_worked_with(
+    place: Path, build: Build, tmp_path: Path, key: str, value: str
+) -> None:
+    refused(build(place, tmp_path / "out", f"--set={key}={value}"), 2, f"{key}: input should be")
+
+
 def test_a_full_disk_leaves_nothing_half_written(
     toy: ModuleType, place: Path, build: Build, tmp_path: Path
 ) -> None:

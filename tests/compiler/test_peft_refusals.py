@@ -333,6 +333,18 @@ def test_an_adapter_that_is_missing_is_not_exported(artifact, tmp_path):
     assert "'tenants/acme/adapter.safetensors' is missing from the artifact" in result.stderr
 
 
+def test_nothing_is_imported_into_a_damaged_artifact(lora, artifact):
+    path = artifact / "model.onnx.data"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    before = (artifact / "manifest.json").read_bytes()
+    result = invoke("import-adapter", lora, "--into", artifact, "--tenant", "again")
+    assert result.exit_code == 4
+    assert "'model.onnx.data' is damaged" in result.stderr
+    assert (artifact / "manifest.json").read_bytes() == before
+
+
 def test_a_damaged_adapter_is_not_exported(artifact, tmp_path):
     path = artifact / "tenants" / "acme" / "adapter.safetensors"
     damaged = bytearray(path.read_bytes())

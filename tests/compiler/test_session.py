@@ -306,6 +306,34 @@ def test_bad_sampling_is_refused(session: Session, options: dict[str, Any], mess
         session.generate(["a"], **options)
 
 
+def test_a_text_is_no_list_of_texts(session: Session, classifier: Path) -> None:
+    with pytest.raises(UsageError, match="prompts is one text, not a list"):
+        session.generate("abc")
+    with pytest.raises(UsageError, match="texts is one text, not a list"):
+        Session.open(classifier).classify("abc", "spam")
+
+
+def test_ids_begin_at_nothing(session: Session) -> None:
+    """A negative one would be counted from the end of the vocabulary."""
+    with pytest.raises(UsageError, match="prompt 0 has the token id -1"):
+        session.continue_tokens([[2, -1]], None, Sampling(max_new_tokens=1))
+    with pytest.raises(UsageError, match="input_ids has the token id -1"):
+        session.logits(np.array([[2, -1]]))
+    with pytest.raises(UsageError, match=r"input_ids have the shape \(2,\), not \[batch, sequence"):
+        session.logits(np.array([2, 3]))
+
+
+def test_a_seed_may_be_an_integer_of_numpy(session: Session) -> None:
+    options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 4}
+    drawn = session.generate(["a"], seed=np.int64(3), **options)
+    assert drawn == session.generate(["a"], seed=3, **options)
+
+
+def test_a_text_is_cut_to_one_token_at_least(classifier: Path) -> None:
+    with pytest.raises(UsageError, match="max_length must be at least 1, not 0"):
+        Session.open(classifier).classify(["abc"], "spam", max_length=0)
+
+
 def test_chat_messages_need_a_chat_template(session: Session) -> None:
     with pytest.raises(UsageError, match="no chat template"):
         session.generate([[{"role": "user", "content": "a"}]])

@@ -78,6 +78,7 @@ def test_blank_lines_byte_order_mark_and_windows_line_ends_are_skipped(write: Wr
         (None, "null, not an object"),
         ("text", "a string, not an object"),
         ({"q": "", "a": ""}, "no format has the keys a, q; formats are messages, conversations,"),
+        ({}, "the object is empty; formats are messages, conversations,"),
         ({"prompt": "p"}, "prompt/completion line has no 'completion'"),
         ({"instruction": "i", "input": "x"}, "instruction/output line has no 'output'"),
         ({"mesages": []}, "unknown key 'mesages'; did you mean 'messages'?"),
