@@ -109,15 +109,16 @@ def _thriftiest_bytes(scenario: Scenario, cost: AdapterCost, steps: tuple[Step, 
 
 @lru_cache(maxsize=4096)
 def _best_micro(scenario: Scenario, cost: AdapterCost, recipe: Recipe) -> Micro:
-    budget = scenario.training_budget_bytes
     ways = _steps(scenario, recipe)
-    fitting = [
-        next(
-            (cost_of(scenario, cost, s) for s in steps if _needs(scenario, cost, s) <= budget), None
-        )
-        for steps in ways.values()
-    ]
-    micros = [found for found in fitting if found]
+    micros: list[Micro] = []
+    for steps in ways.values():
+        fitting = (s for s in steps if _needs(scenario, cost, s) <= scenario.training_budget_bytes)
+        found = next(fitting, None)
+        if found is not None:
+            micros.append(cost_of(scenario, cost, found))
+        if found is steps[0]:
+            # What keeps everything in one piece does the least work.
+            break
     if micros:
         return min(micros, key=lambda found: found.step_seconds or 0.0)
     thriftiest = min(

@@ -11,7 +11,7 @@ from planner import Plan, Spec, catalog, recommend
 from planner.adapters import Adapter, adapted, adapters, select
 from planner.catalog import names
 from planner.cost.adapter import adapter_cost, target_set
-from planner.cut import cost_of, cuts, least_required_bytes, step_of
+from planner.cut import best_micro, cost_of, cuts, least_required_bytes, step_of
 from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import FREE, is_feasible, search
 from planner.forms import Refusal
@@ -186,6 +186,29 @@ def test_the_thriftiest_cut_is_the_least_of_all(model: str, length: int) -> None
             )
             least = min(micro.required_bytes for micro in every)
             assert least_required_bytes(scenario, found, format_) == least
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "smollm2-135m", "bert-base"])
+@pytest.mark.parametrize("gib", [1, 8, 16, 80])
+def test_the_best_cut_is_the_fastest_that_fits(model: str, gib: int) -> None:
+    shape = catalog.model(model).architecture
+    training = {"hardware": "a100-80gb"}
+    document = {"model": model, "task": task_of(shape), "vram_gib": gib, "training": training}
+    scenario = resolve(Spec.model_validate(document))
+    for found in adapters(scenario):
+        if isinstance(found, Refusal):
+            continue
+        for format_ in found.method.formats:
+            every = (
+                cost_of(scenario, found.cost, step_of(scenario, found, format_, mode, size))
+                for mode, sizes in cuts(scenario)
+                for size in sizes
+            )
+            fitting = [m for m in every if m.required_bytes <= scenario.training_budget_bytes]
+            times = [micro.step_seconds for micro in fitting if micro.step_seconds is not None]
+            best = best_micro(scenario, found, format_)
+            assert len(times) == len(fitting)
+            assert not times or best.step_seconds == min(times)
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "bert-base"])
