@@ -117,7 +117,7 @@ def _best_micro(scenario: Scenario, cost: AdapterCost, recipe: Recipe) -> Micro:
         if found is not None:
             micros.append(cost_of(scenario, cost, found))
         if found is steps[0]:
-            # What keeps everything in one piece does the least work.
+            # Recomputing, or smaller pieces, would only add work.
             break
     if micros:
         return min(micros, key=lambda found: found.step_seconds or 0.0)
