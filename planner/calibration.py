@@ -20,7 +20,7 @@ from planner.documents import dump, validated, write
 from planner.errors import UsageError
 from planner.home import home
 from planner.options import print_json
-from planner.plan import Frozen
+from planner.section import Section
 from planner.spec import Hardware
 
 LOCAL = "local"
@@ -33,14 +33,14 @@ STREAM_MIB = {False: 256, True: 64}
 """Read by a product of a matrix and a vector, as a decoding step reads its weights."""
 
 
-class Machine(Frozen):
+class Machine(Section):
     """What the rates hold for; a document of another machine is refused."""
 
     processor: str
     threads: int
 
 
-class Timing(Frozen):
+class Timing(Section):
     """One measurement: so many operations or bytes in so many seconds, the least of the repeats."""
 
     name: str
@@ -55,7 +55,7 @@ class Timing(Frozen):
         return self.amount / self.seconds
 
 
-class Calibration(Frozen):
+class Calibration(Section):
     """`hardware` holds the rates that the planner uses; `timings` what they come from."""
 
     schema_version: Literal[1] = 1
@@ -182,7 +182,7 @@ def local() -> Hardware:
 def report(calibration: Calibration, path: Path, *, as_json: bool) -> None:
     """What was timed and where it is kept, on standard output."""
     if as_json:
-        print_json(path=str(path), calibration=calibration.model_dump(mode="json"))
+        print_json(path=str(path), calibration=calibration.model_dump())
         return
     for timing in calibration.timings:
         unit = "Gflop/s" if timing.unit == "flops" else "GB/s"

@@ -16,7 +16,7 @@ from planner.catalog import read_object
 from planner.documents import dump, validated, write
 from planner.errors import UsageError
 from planner.home import CORRECTIONS, home
-from planner.plan import Frozen
+from planner.section import Section
 from planner.spec import Hardware
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ LEAST_SPREAD = 0.02
 """Of a build's logarithm: timers and other programs are never quieter."""
 
 
-class Correction(Frozen):
+class Correction(Section):
     """Of one quantity on one device, as this machine trains: measured = factor x predicted."""
 
     processor: str
@@ -41,7 +41,7 @@ class Correction(Frozen):
     high: float
 
 
-class Corrections(Frozen):
+class Corrections(Section):
     schema_version: Literal[1] = 1
     corrections: tuple[Correction, ...] = ()
 

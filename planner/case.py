@@ -2,13 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from planner import catalog
 from planner.architecture import Architecture
 from planner.errors import UsageError
 from planner.method import Method
 from planner.resolve import task_of
+from planner.section import Section
+from planner.section_schema import Limits
 from planner.spec import (
     Attention,
     Checkpointing,
@@ -23,7 +23,6 @@ from planner.spec import (
     Pinned,
     Rank,
     Runtime,
-    Section,
     Serving,
     Spec,
     TrainingSpec,
@@ -50,7 +49,7 @@ class Case(Section):
     model: ModelChoice
     method: str = "lora"
     rank: Rank | None = None
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    targets: Annotated[tuple[str, ...], Limits(min_length=1)] | None = None
     format: Format | Literal["nf4_single"] = "bf16"
     compute: Compute | None = None
     adapter_dtype: Compute | None = None
@@ -62,8 +61,8 @@ class Case(Section):
     optimizer: Optimizer = "adamw"
     loss: Loss = "chunked"
     framework: Literal["paretune", "peft", "litgpt-2023", "litgpt-2024"] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    labels: Annotated[int, Field(ge=2)] | None = None
+    dropout: Annotated[float, Limits(ge=0, lt=1)] = 0.0
+    labels: Annotated[int, Limits(ge=2)] | None = None
     hardware: HardwareChoice | None = None
     runtime: Runtime = "paretune"
     export: Literal["unmerged", "merged"] | None = None

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from planner import architecture as shapes
 from planner.architecture import Architecture
@@ -82,10 +83,10 @@ def hardware(choice: str | Hardware) -> Hardware:
         from planner.calibration import local  # noqa: PLC0415, it reads through this module
 
         return local()
-    fields = entry("hardware", choice)
-    # The tests hold every file to the model; to build its validator would take start-up time.
-    known = {name: fields[name] for name in Hardware.model_fields if name in fields}
-    return Hardware.model_construct(**cast(dict[str, Any], known))
+    stated = entry("hardware", choice)
+    # The tests hold every file to the class; to build its validator would take start-up time.
+    known = {each.name: stated[each.name] for each in fields(Hardware) if each.name in stated}
+    return Hardware.model_construct(**known)
 
 
 def model(choice: str | Mapping[str, object]) -> Model:

@@ -23,8 +23,7 @@ def main() -> None:
 
 def start() -> None:
     """The process of one command; at its end nothing is freed piece by piece."""
-    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    quick_start(uses_pydantic=not first.startswith("-"))
+    quick_start()
     try:
         main()
     except SystemExit as end:

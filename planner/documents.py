@@ -2,23 +2,23 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, ValidationError
 
 from planner.catalog import Json, read_object
 from planner.errors import ParetuneError, UsageError, did_you_mean
 from planner.plan import Plan
+from planner.section import Section, inner_section
+from planner.section_schema import TAGS
 from planner.spec import Spec
 
-UNION_TAGS = ("name", "explicit", "config")
-"""Inserted into error locations by the tagged unions of the spec."""
 SHOWN = 5
 
-Document = TypeVar("Document", bound=BaseModel)
+Document = TypeVar("Document", bound=Section)
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
@@ -69,13 +69,13 @@ def _apply(document: Json, override: str) -> None:
 
 
 def _location(problem: ErrorDetails) -> list[str]:
-    return [str(part) for part in problem["loc"] if part not in UNION_TAGS]
+    return [str(part) for part in problem["loc"] if part not in TAGS]
 
 
-def _sentence(kind: type[BaseModel], problem: ErrorDetails) -> str:
+def _sentence(kind: type[Section], problem: ErrorDetails) -> str:
     location = _location(problem)
     where = ".".join(location)
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] == "unexpected_keyword_argument":
         known = ", ".join(_keys(kind, location[:-1]))
         return f"unknown key '{where}'; keys are {known}"
     if problem["type"] == "missing":
@@ -85,9 +85,9 @@ def _sentence(kind: type[BaseModel], problem: ErrorDetails) -> str:
     return f"{where}: {text}, not {value if len(value) <= 60 else value[:57] + '...'}"
 
 
-def _hint(kind: type[BaseModel], problem: ErrorDetails) -> str | None:
+def _hint(kind: type[Section], problem: ErrorDetails) -> str | None:
     location = _location(problem)
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] == "unexpected_keyword_argument":
         return did_you_mean(location[-1], _keys(kind, location[:-1]))
     if problem["type"] == "literal_error":
         expected = str(problem.get("ctx", {}).get("expected", ""))
@@ -100,29 +100,15 @@ def _hint(kind: type[BaseModel], problem: ErrorDetails) -> str | None:
     return None
 
 
-def _keys(kind: type[BaseModel], location: list[str]) -> Iterator[str]:
-    """The keys that the document's schema knows at that place."""
-    schema = cast(Json, kind.model_json_schema())
-    definitions = cast(dict[str, Json], schema.get("$defs", {}))
+def _keys(kind: type[Section], location: Sequence[str]) -> list[str]:
+    """The keys of the section at that place; an index or a dictionary's key is none of them."""
     for part in location:
-        properties = cast(dict[str, Json], schema.get("properties", {}))
-        schema = _object(properties.get(part, {}), definitions)
-    yield from cast(Json, schema.get("properties", {}))
+        annotations = {each.name: each.type for each in fields(kind)}
+        kind = inner_section(annotations.get(part)) or kind
+    return [each.name for each in fields(kind)]
 
 
-def _object(schema: Json, definitions: dict[str, Json]) -> Json:
-    """The object among a schema's alternatives."""
-    if "$ref" in schema:
-        return definitions[str(schema["$ref"]).rsplit("/", 1)[-1]]
-    for group in ("anyOf", "oneOf", "allOf"):
-        for option in cast(list[Json], schema.get(group, [])):
-            found = _object(option, definitions)
-            if "properties" in found:
-                return found
-    return schema
-
-
-def dump(document: BaseModel) -> str:
+def dump(document: Section) -> str:
     """The JSON of a spec or plan, as it is written to a file and to stdout."""
     return document.model_dump_json(indent=2) + "\n"
 

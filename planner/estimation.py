@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import JsonValue
-
 from planner.adapters import Adapter, adapted, adapters, select
 from planner.architecture import Architecture
 from planner.case import Case, case_spec, served_format, stated
@@ -17,13 +15,15 @@ from planner.evaluate import evaluated
 from planner.figures import COUNT_SOURCE, assumed, figures
 from planner.forms import Form, Refusal, form_refusal
 from planner.method import method
-from planner.plan import SCHEMA_VERSION, Figure, Frozen
+from planner.plan import SCHEMA_VERSION, Figure
 from planner.resolve import resolve
 from planner.scenario import Scenario
 from planner.schedule import training
+from planner.section import Section
+from planner.section_schema import JsonValue
 
 
-class Estimate(Frozen):
+class Estimate(Section):
     """`case` with every default filled in; `figures` with how each is known, by dotted key; and
     their values, by the parts of that key. Parts of memory are each at their own largest, the peak
     is at one moment.

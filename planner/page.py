@@ -18,7 +18,7 @@ UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 def page(frontier: Frontier) -> str:
     """The page; equal frontiers give equal text."""
     found = {
-        "frontier": frontier.model_dump(mode="json"),
+        "frontier": frontier.model_dump(),
         "marks": [mark._asdict() for mark in marks(frontier)],
         "tie_points": TIE_POINTS,
     }

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from planner.section import Section
+from planner.section_schema import Limits
 from planner.spec import Rank, Seed, Spec, Task
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -13,15 +14,11 @@ SCHEMA_VERSION: Literal[1] = 1
 BUILT_TASKS = ("causal_lm", "sequence_classification")
 """Those that the compiler builds."""
 
-Size = Annotated[float, Field(gt=0, le=1e12)]
+Size = Annotated[float, Limits(gt=0, le=1e12)]
 Evidence = Literal["measured", "published", "derived", "assumed"]
 
 
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Figure(Frozen):
+class Figure(Section):
     """A number with its unit in the key that holds it; None is unknown."""
 
     value: int | float | None
@@ -38,11 +35,11 @@ def figure(
     low: float | None = None,
     high: float | None = None,
 ) -> Figure:
-    """A figure of our own making, which needs no validator built for it: start-up time."""
+    """A figure of our own making, for which no validator is built: start-up time."""
     return Figure.model_construct(value=value, evidence=evidence, source=source, low=low, high=high)
 
 
-class Candidate(Frozen):
+class Candidate(Section):
     """One full choice; `targets` are roles, "all-linear" or module-name patterns."""
 
     method: str
@@ -51,9 +48,9 @@ class Candidate(Frozen):
     targets: tuple[str, ...]
     format: Literal["fp32", "bf16", "nf4"]
     compute: Literal["fp32", "bf16"]
-    batch_size: Annotated[int, Field(ge=1)]
-    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
-    sequence_length: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Limits(ge=1)]
+    gradient_accumulation: Annotated[int, Limits(ge=1)] = 1
+    sequence_length: Annotated[int, Limits(ge=1)]
     checkpointing: Literal["none", "block"] = "none"
     optimizer: Literal["adamw", "paged_adamw8bit"] = "adamw"
     learning_rate: Size
@@ -61,33 +58,33 @@ class Candidate(Frozen):
     precision: Literal["exact", "fast"] = "exact"
 
 
-class Training(Frozen):
+class Training(Section):
     """How long and how to train each tenant; `max_steps` None means `epochs` decide."""
 
     epochs: Size = 3.0
-    max_steps: Annotated[int, Field(ge=1)] | None = None
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    max_steps: Annotated[int, Limits(ge=1)] | None = None
+    warmup_fraction: Annotated[float, Limits(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Limits(ge=0, le=1e12)] = 0.0
     max_gradient_norm: Size = 1.0
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    evaluate_every: Annotated[int, Field(ge=1)] = 50
-    patience: Annotated[int, Field(ge=1)] = 3
-    checkpoint_every: Annotated[int, Field(ge=1)] = 25
+    validation_fraction: Annotated[float, Limits(gt=0, lt=1)] = 0.05
+    evaluate_every: Annotated[int, Limits(ge=1)] = 50
+    patience: Annotated[int, Limits(ge=1)] = 3
+    checkpoint_every: Annotated[int, Limits(ge=1)] = 25
     packing: bool = False
     seed: Seed = 0
 
 
-class ModelFacts(Frozen):
+class ModelFacts(Section):
     """What ties a plan to its model: the family, the config's shape fields and their digest."""
 
     name: str
     family: str
     config_digest: str
     parameters: int
-    shape: dict[str, bool | int | str] = {}
+    shape: dict[str, bool | int | str] = field(default_factory=dict)
 
 
-class Rejection(Frozen):
+class Rejection(Section):
     """A candidate that was not chosen: the constraint, the number and the limit."""
 
     candidate: str
@@ -98,7 +95,7 @@ class Rejection(Frozen):
     reason: str
 
 
-class Plan(Frozen):
+class Plan(Section):
     schema_version: Literal[1] = SCHEMA_VERSION
     task: Task
     model: ModelFacts
@@ -113,5 +110,5 @@ class Plan(Frozen):
 
 def digest(plan: Plan) -> str:
     """sha256 of the canonical JSON of the plan."""
-    text = json.dumps(plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(plan.model_dump(), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

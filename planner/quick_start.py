@@ -1,15 +1,15 @@
 """What the process of one command leaves out: it answers in a fraction of a second and is gone.
 
     garbage      collecting it walks all that has just been imported
-    plugins      of pydantic: looking for them reads the metadata of every installed package
-    key types    of pydantic's schemas, of which each annotation is compiled and none is read
+    schemas      of pydantic-core: their types and makers, loaded here when one is first asked for
     methods      of dataclasses, which are compiled here when one is first called, as few ever are
 
-None of it changes an answer. The last two are an eighth of the instructions of `planner recommend`.
+None of it changes an answer.
 """
 
 import dataclasses
 import gc
+import importlib
 import sys
 import typing
 from collections.abc import Callable
@@ -19,23 +19,28 @@ from types import FunctionType, ModuleType
 SELDOM_CALLED = ("__eq__", "__repr__", "__hash__", "__setattr__", "__delattr__")
 
 
-def quick_start(*, uses_pydantic: bool) -> None:
-    """To be called before pydantic is imported, which it is here where the process uses it."""
+def quick_start() -> None:
+    """To be called before pydantic_core is imported."""
     gc.disable()
-    sys.modules["pydantic.plugin._loader"] = _without_plugins()
+    sys.modules[_Schemas.NAME] = _Schemas(_Schemas.NAME)
     # The generator of their source; later Pythons than 3.12 compile a class at once.
     create = vars(dataclasses).get("_create_fn")
     if create is not None:
         vars(dataclasses)["_create_fn"] = compiled_when_called(create)
-    if uses_pydantic:
-        _import_schemas()
 
 
-def _without_plugins() -> ModuleType:
-    """Stands for pydantic's module of that name, whose one function finds none."""
-    loader = ModuleType("pydantic.plugin._loader")
-    loader.get_plugins = lambda: ()  # type: ignore[attr-defined]
-    return loader
+class _Schemas(ModuleType):
+    """Stands for pydantic_core.core_schema until more is asked of it than what is passed on."""
+
+    NAME = "pydantic_core.core_schema"
+    CoreConfig = CoreSchema = CoreSchemaType = ErrorType = dict
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # asked for by the import itself
+            raise AttributeError(name)
+        if sys.modules.get(self.NAME) is self:
+            del sys.modules[self.NAME]
+        return getattr(importlib.import_module(self.NAME), name)
 
 
 def compiled_when_called(create: Callable[..., FunctionType]) -> Callable[..., FunctionType]:
@@ -53,24 +58,3 @@ def compiled_when_called(create: Callable[..., FunctionType]) -> Callable[..., F
         return typing.cast(FunctionType, method)
 
     return created
-
-
-class _Keys(dict[str, object]):
-    """Stands for TypedDict: a class of the same name that keeps its annotations as they are."""
-
-    def __init_subclass__(cls, *, total: bool = True) -> None:
-        """Both are of no use at run time."""
-
-
-def _import_schemas() -> None:
-    import typing_extensions  # noqa: PLC0415, nor does `--help` need it
-
-    homes = (typing, typing_extensions)
-    found = [home.TypedDict for home in homes]
-    try:
-        for home in homes:
-            vars(home)["TypedDict"] = _Keys
-        import pydantic_core  # noqa: F401, PLC0415
-    finally:
-        for home, typed_dict in zip(homes, found, strict=True):
-            vars(home)["TypedDict"] = typed_dict

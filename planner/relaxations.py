@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice
 
-from pydantic import ValidationError
+from pydantic_core import ValidationError
 
 from planner import catalog
 from planner.errors import Relaxation, UsageError
@@ -85,7 +85,7 @@ def _pairs(scenario: Scenario, weighed: Search, *, unbuildable: bool) -> Iterato
 
 def applied(spec: Spec, change: Relaxation) -> Spec | None:
     """The changed spec, or None where the change makes no spec."""
-    document = spec.model_dump(mode="json")
+    document = spec.model_dump()
     for path, value in change.updates.items():
         *parents, last = path.split(".")
         section = document
@@ -164,7 +164,7 @@ def _more_vram(scenario: Scenario, weighed: Search) -> list[Relaxation]:
     gib = max(math.ceil(min(needs) / GIB), math.floor(scenario.spec.vram_gib) + 1)
     updates: dict[str, object] = {"vram_gib": gib}
     if named and gib > device.memory_gib:
-        updates["training.hardware"] = device.model_dump(mode="json") | {"memory_gib": gib}
+        updates["training.hardware"] = device.model_dump() | {"memory_gib": gib}
     more = gib - scenario.spec.vram_gib
     return [Relaxation(f"{more:.3g} GiB more VRAM ({gib} GiB)", updates)]
 
@@ -174,7 +174,7 @@ def _more_serving_memory(scenario: Scenario, weighed: Search) -> list[Relaxation
     if not needs:
         return []
     gib = math.ceil(min(needs) / GIB)
-    device = scenario.serving.model_dump(mode="json")
+    device = scenario.serving.model_dump()
     device["memory_gib"] = max(gib, scenario.serving.memory_gib)
     updates: dict[str, object] = {"serving.memory_gib": gib, "serving.hardware": device}
     return [Relaxation(f"{gib} GiB of serving memory", updates)]
@@ -211,7 +211,7 @@ def _moved(scenario: Scenario, broken: Violation) -> tuple[str, dict[str, object
     size = max(gib, device.memory_gib)
     updates: dict[str, object] = {
         "vram_gib" if training else "serving.memory_gib": gib,
-        f"{place}.hardware": device.model_dump(mode="json") | {"memory_gib": size},
+        f"{place}.hardware": device.model_dump() | {"memory_gib": size},
     }
     return f"{gib} GiB of {'VRAM' if training else 'serving memory'}", updates
 

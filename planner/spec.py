@@ -1,13 +1,15 @@
 """The spec: what a user declares. Everything but `model`, `task` and `vram_gib` has a default."""
 
-from typing import Annotated, Any, Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from planner.section import Section
+from planner.section_schema import JsonValue, Limits
 
-Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
-Count = Annotated[int, Field(ge=1, le=10**12)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Rank = Annotated[int, Field(ge=1, le=2**20)]
+Positive = Annotated[float, Limits(ge=1e-6, le=1e12)]
+Count = Annotated[int, Limits(ge=1, le=10**12)]
+Seed = Annotated[int, Limits(ge=0, lt=2**63)]
+Rank = Annotated[int, Limits(ge=1, le=2**20)]
 """Or the size that a method has in place of one, such as FourierFT's 5000 frequencies."""
 
 Task = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "image_classification"]
@@ -20,10 +22,6 @@ Optimizer = Literal["adamw", "adamw8bit", "paged_adamw8bit", "galore", "sgd"]
 Loss = Literal["chunked", "full"]
 Priority = Literal["balanced", "quality", "memory", "latency", "storage", "time", "simplicity"]
 Runtime = Literal["paretune", "onnxruntime", "onnxruntime-genai", "vllm", "lorax", "llama.cpp"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Hardware(Section):
@@ -46,22 +44,8 @@ class Hardware(Section):
     measured: bool = False
 
 
-def _hardware_tag(value: object) -> str:
-    return "name" if isinstance(value, str) else "explicit"
-
-
-def _model_tag(value: object) -> str:
-    return "name" if isinstance(value, str) else "config"
-
-
-HardwareChoice = Annotated[
-    Annotated[str, Tag("name")] | Annotated[Hardware, Tag("explicit")],
-    Discriminator(_hardware_tag),
-]
-ModelChoice = Annotated[
-    Annotated[str, Tag("name")] | Annotated[dict[str, JsonValue], Tag("config")],
-    Discriminator(_model_tag),
-]
+HardwareChoice = str | Hardware
+ModelChoice = str | dict[str, JsonValue]
 
 
 class TrainingSpec(Section):
@@ -107,7 +91,7 @@ class Data(Section):
 
     examples: Count | None = None
     mean_tokens: Count | None = None
-    labels: Annotated[int, Field(ge=2)] | None = None
+    labels: Annotated[int, Limits(ge=2)] | None = None
 
 
 class Pinned(Section):
@@ -116,7 +100,7 @@ class Pinned(Section):
     method: str | None = None
     rank: Rank | None = None
     alpha: Positive | None = None
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    targets: Annotated[tuple[str, ...], Limits(min_length=1)] | None = None
     format: Format | None = None
     compute: Compute | None = None
     batch_size: Count | None = None
@@ -125,14 +109,6 @@ class Pinned(Section):
     checkpointing: Checkpointing | None = None
     export: Literal["unmerged", "merged"] | None = None
     precision: Literal["exact", "fast"] | None = None
-
-
-def _empty() -> Any:  # noqa: ANN401, a default of whatever section
-    """A section left out is one with every default.
-
-    Validated inside the spec, so that a section's own validator is never built: start-up time.
-    """
-    return Field(default_factory=dict, validate_default=True)
 
 
 class Spec(Section):
@@ -147,7 +123,7 @@ class Spec(Section):
     vram_gib: Positive
     family: Family | None = None
     priority: Priority = "balanced"
-    training: TrainingSpec = _empty()
-    serving: Serving = _empty()
-    data: Data = _empty()
-    pinned: Pinned = _empty()
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    serving: Serving = field(default_factory=Serving)
+    data: Data = field(default_factory=Data)
+    pinned: Pinned = field(default_factory=Pinned)

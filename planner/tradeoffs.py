@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import JsonValue
 
 from planner.adapters import Adapter
 from planner.builds import check_builds
@@ -13,9 +12,11 @@ from planner.cut import accumulation
 from planner.evaluate import micro_of, search
 from planner.forms import form_quality
 from planner.pareto import choose
-from planner.plan import SCHEMA_VERSION, Frozen
+from planner.plan import SCHEMA_VERSION
 from planner.resolve import resolve
 from planner.scenario import Scenario
+from planner.section import Section
+from planner.section_schema import JsonValue
 from planner.spec import Spec
 from planner.sweep import Cut, Sweep, dominance, objectives, pareto_front, sweep
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import networkx
 
 
-class Axis(Frozen):
+class Axis(Section):
     """One quantity; `limit` is in the unit of the values."""
 
     key: str
@@ -33,7 +34,7 @@ class Axis(Frozen):
     limit: float | None
 
 
-class Point(Frozen):
+class Point(Section):
     """One candidate; `values` are by axis key, None is unknown.
 
     `broken` names the limits it does not keep, `dominated_by` a point that is nowhere worse.
@@ -51,7 +52,7 @@ class Point(Frozen):
     evidence_ids: tuple[str, ...]
 
 
-class Frontier(Frozen):
+class Frontier(Section):
     """`chosen` is the id of the recommended point; None where nothing is feasible."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -49,7 +49,7 @@ class Failure(click.ClickException):
             click.echo(f"\nhint: {self.hint}", file=file, err=True)
 
     def document(self) -> dict[str, object]:
-        from planner.plan import SCHEMA_VERSION  # noqa: PLC0415, `--help` needs no pydantic
+        from planner.plan import SCHEMA_VERSION  # noqa: PLC0415, `--help` needs none of it
 
         error: dict[str, object] = {
             "message": self.message,

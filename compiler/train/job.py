@@ -79,8 +79,8 @@ class Trained:
 def job_digest(job: Job) -> str:
     """sha256 of all that decides the result: settings, data, starting values and the base."""
     parts = {
-        "candidate": job.candidate.model_dump(mode="json"),
-        "training": job.training.model_dump(mode="json"),
+        "candidate": job.candidate.model_dump(),
+        "training": job.training.model_dump(),
         "learning_rate_multipliers": dict(job.learning_rate_multipliers),
         "base": job.base_digest,
         "pad_id": job.pad_id,

@@ -33,7 +33,7 @@ def _learn(*, as_json: bool) -> None:
 
     found, short = learn_from_builds()
     if as_json:
-        print_json(corrections=found.model_dump(mode="json")["corrections"], missing=short)
+        print_json(corrections=found.model_dump()["corrections"], missing=short)
         return
     for row in found.corrections:
         click.echo(

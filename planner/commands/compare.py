@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from pydantic import BaseModel
 
 from planner.catalog import read_object
 from planner.documents import load_plan, load_spec
@@ -12,6 +11,7 @@ from planner.options import as_json, print_json
 from planner.plan import Figure, Plan
 from planner.recommendation import recommend
 from planner.render import figure_value, label
+from planner.section import Section
 
 
 @click.command("compare", epilog="Example: planner compare plan-a.json plan-b.json")
@@ -31,8 +31,8 @@ def command(*, first: Path, second: Path, as_json: bool) -> None:
     if as_json:
         figures = {
             name: {
-                "first": one.model_dump(mode="json") if one else None,
-                "second": other.model_dump(mode="json") if other else None,
+                "first": one.model_dump() if one else None,
+                "second": other.model_dump() if other else None,
                 "distinct": distinct(one, other),
             }
             for name, (one, other) in rows.items()
@@ -55,10 +55,10 @@ def command(*, first: Path, second: Path, as_json: bool) -> None:
     click.echo(_table([("", first.name, second.name, ""), *chosen, ("", "", "", ""), *measured]))
 
 
-def _differing(one: BaseModel, other: BaseModel) -> dict[str, list[object]]:
+def _differing(one: Section, other: Section) -> dict[str, list[object]]:
     """Values of the fields in which they differ; a model's shape shows in the figures."""
     told_in_figures = {"shape", "config_digest"}
-    first, second = (each.model_dump(mode="json", exclude=told_in_figures) for each in (one, other))
+    first, second = (each.model_dump(exclude=told_in_figures) for each in (one, other))
     return {key: [first[key], second[key]] for key in first if first[key] != second[key]}
 
 

@@ -17,6 +17,6 @@ def command(*, plan: Path, as_json: bool) -> None:
     found = load_plan(plan)
     if as_json:
         keys = {"candidate", "reasons", "rejections", "figures", "evidence_ids"}
-        print_json(**found.model_dump(mode="json", include=keys))
+        print_json(**found.model_dump(include=keys))
     else:
         click.echo(render(found), nl=False)

@@ -51,7 +51,7 @@ def command(
         "serving": {"hardware": serving, "tenants": tenants},
     }
     scenario = resolve(validated(Spec, document, "init"))
-    stated = scenario.spec.model_dump(mode="json")
+    stated = scenario.spec.model_dump()
     stated["family"] = scenario.family
     stated["serving"] |= {
         "active_tenants": scenario.active_tenants,

@@ -3,16 +3,16 @@
 import json
 
 import click
-from pydantic import BaseModel
 
 from planner.case import Case
 from planner.estimation import Estimate
 from planner.options import as_json
 from planner.plan import Plan
+from planner.section import Section
 from planner.spec import Spec
 from planner.tradeoffs import Frontier
 
-DOCUMENTS: dict[str, type[BaseModel]] = {
+DOCUMENTS: dict[str, type[Section]] = {
     "spec": Spec,
     "plan": Plan,
     "case": Case,

@@ -118,7 +118,7 @@ def points(model: str, done: set[str]) -> Iterator[dict[str, Any]]:
                 "labels": None if causal else LABELS,
                 "parameters": found.architecture.parameters,
                 "loss": cut.loss,
-                "candidate": candidate.model_dump(mode="json"),
+                "candidate": candidate.model_dump(),
                 "peak_allocated_bytes": result.peak_allocated_bytes,
                 "phase": result.phase,
                 "micro_batch": result.micro_batch,

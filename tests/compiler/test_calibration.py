@@ -45,4 +45,4 @@ def test_the_command_keeps_what_plans_then_use(
     result = CliRunner().invoke(main, ["calibrate", "--quick", "--json"])
     assert result.exit_code == 0, result.output
     kept = json.loads(result.stdout)["calibration"]["hardware"]
-    assert hardware("local").model_dump(mode="json") == kept
+    assert hardware("local").model_dump() == kept

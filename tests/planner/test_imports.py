@@ -17,6 +17,7 @@ ALLOWED = {"planner", "pydantic", "pydantic_core", "typing_extensions", "click"}
 ON_USE = {"numpy", "networkx", "matplotlib"}
 """Imported inside the functions that need them; `recommend` loads none."""
 HEAVY = {"torch", "onnx", "onnxruntime", "transformers", "numpy", "networkx", "compiler"}
+HEAVY |= {"pydantic"}  # its Python half; planner/section.py does without
 
 
 def imported(file: Path) -> set[str]:
@@ -79,8 +80,8 @@ Smallest()
 """
 
 
-def test_recommend_costs_little_more_than_its_dependencies() -> None:
-    """From a cold process, against a program that only loads pydantic and click (0.2 s).
+def test_recommend_costs_no_more_than_pydantic() -> None:
+    """From a cold process, against a program that only loads pydantic and click: 0.8 of it here.
 
     A bound in seconds would measure the machine's other work.
     """
@@ -92,4 +93,4 @@ sys.argv = ["planner", "recommend", {spec!r}]
 start()
 """
     pairs = [(processor_seconds(command), processor_seconds(SMALLEST_PROGRAM)) for _ in range(5)]
-    assert min(pair[0] for pair in pairs) < 1.6 * min(pair[1] for pair in pairs)
+    assert min(pair[0] for pair in pairs) < 1.2 * min(pair[1] for pair in pairs)

@@ -311,7 +311,7 @@ def test_a_runtime_is_assumed_on_devices_that_it_has_not_run_on() -> None:
         "pinned": {"method": "lora", "rank": 8, "format": "bf16"},
     }
     said = "the runtime paretune has run on CPUs only"
-    measured = MEASURED.model_dump(mode="json")
+    measured = MEASURED.model_dump()
     for serving, assumed in (
         ({"hardware": measured}, True),
         ({"hardware": measured, "runtime": "vllm"}, False),

@@ -19,15 +19,20 @@ def test_a_process_answers_as_the_library_does() -> None:
     assert found == dump(recommend(load_spec(SPEC)))
 
 
-def test_typed_dictionaries_are_themselves_again_after_pydantics() -> None:
+def test_schemas_are_loaded_when_pydantic_asks_for_them() -> None:
     code = """
-import typing
+import sys
 from planner.quick_start import quick_start
-quick_start(uses_pydantic=True)
-import pydantic_core, typing_extensions
-Own = typing.TypedDict("Own", {"key": int})
-assert typing.is_typeddict(Own) and typing_extensions.is_typeddict(Own)
-assert not typing_extensions.is_typeddict(pydantic_core.core_schema.IntSchema)
+quick_start()
+import pydantic_core
+stand_in = sys.modules["pydantic_core.core_schema"]
+assert "IntSchema" not in vars(stand_in)
+from pydantic import BaseModel
+class Own(BaseModel):
+    key: int
+assert Own(key="1").key == 1
+from pydantic_core import core_schema
+assert core_schema is not stand_in and core_schema.int_schema() == {"type": "int"}
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

@@ -24,7 +24,7 @@ def test_the_chosen_point_is_the_recommended_plan(name: str, *, unbuildable: boo
     found, plan = (build(spec, unbuildable=unbuildable) for build in (frontier, recommend))
     chosen = next(point for point in found.points if point.id == found.chosen)
     assert chosen.feasible
-    wanted = plan.candidate.model_dump(mode="json", include=set(chosen.candidate))
+    wanted = plan.candidate.model_dump(include=set(chosen.candidate))
     assert chosen.candidate == wanted
     points = plan.figures["quality.difference_points"].value
     assert chosen.values["quality_points"] == pytest.approx(points)
