@@ -63,16 +63,25 @@ def entry(kind: str, name: str) -> Json:
 def read_object(path: Path) -> Json:
     """A JSON object from a file; raises UsageError that names the file and what is wrong."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_said_once)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {(error.strerror or 'failed').lower()}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a text file") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds {type(found).__name__}, not a JSON object")
     return cast(Json, found)
+
+
+def _said_once(pairs: list[tuple[str, object]]) -> Json:
+    """Of a key that is said twice json would take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key '{next(key for key in keys if keys.count(key) > 1)}' is said twice")
+    return found
 
 
 def hardware(choice: str | Hardware) -> Hardware:

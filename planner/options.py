@@ -1,6 +1,7 @@
 """What the verbs of `planner` share: options, and printing one JSON document."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -16,6 +17,13 @@ overrides = click.option(
     metavar="PATH.TO.KEY=VALUE",
     help="Override one key of the spec; may be repeated.",
 )
+
+
+def print_card(title: str, rows: Mapping[str, object]) -> None:
+    """One thing of a list, a fact a line."""
+    width = max(map(len, rows)) + 2
+    lines = (f"  {key:<{width}}{said}".rstrip() for key, said in rows.items())
+    click.echo("\n".join((title, "", *lines)))
 
 
 def print_json(**fields: object) -> None:

@@ -1,29 +1,64 @@
 """List the methods."""
 
+from collections.abc import Sequence
+
 import click
 
-from planner.method import Dimension, Method, TensorSpec, buildable, methods
-from planner.options import as_json, print_json
+from planner.method import Dimension, Method, TensorSpec, buildable, method, methods
+from planner.options import as_json, print_card, print_json
 from planner.runtime import RUNTIMES, refusal
 
 SIDE = 4096
 """Conversions are stated for a linear of this width and height."""
 
 
-@click.command("methods", epilog="Example: planner methods --buildable")
+@click.command("methods", epilog="Example: planner methods vera")
+@click.argument("name", required=False)
 @click.option("--buildable", "only_built", is_flag=True, help="Only those the compiler builds.")
 @as_json
-def command(*, only_built: bool, as_json: bool) -> None:
-    """List the methods: paper, whether the compiler builds it, LoRA it converts to, formats."""
+def command(*, name: str | None, only_built: bool, as_json: bool) -> None:
+    """List the methods: paper, whether the compiler builds it, LoRA it converts to, formats.
+
+    With a NAME, say of that one what it trains of each linear, its defaults and who serves it.
+    """
     chosen = buildable() if only_built else methods()
+    if name is not None:
+        chosen = {name: method(name)}
     if as_json:
         print_json(methods={name: _document(found) for name, found in chosen.items()})
+        return
+    if name is not None:
+        _print_one(chosen[name])
         return
     click.echo(_line("method", "title", "paper", "builds", "as LoRA", "formats of the base"))
     for name, found in chosen.items():
         built = "yes" if found.builds else "no"
         row = (name, found.title, found.paper or "", built, _as_lora(found))
         click.echo(_line(*row, " ".join(found.formats)))
+
+
+def _print_one(found: Method) -> None:
+    """Tensors by their shapes; those that no step changes are said to be frozen."""
+    said: dict[str, object] = {
+        "paper": found.paper or "none",
+        "compiler": "builds it" if found.builds else "does not build it",
+        "ranks" if found.size == "rank" else found.size: _listed(found.ranks),
+        "learning_rate": found.learning_rate,
+        "optimizer": found.optimizer,
+        "targets": _listed(found.targets),
+        "formats": _listed(found.formats),
+        "as LoRA": _as_lora(found),
+    }
+    for spec in found.tensors:
+        shape = " x ".join(str(_length(dimension)) for dimension in spec.shape)
+        said[spec.name] = f"{shape} for each {spec.scope}" + ("" if spec.trainable else ", frozen")
+    for export, runtimes in _runtimes(found).items():
+        said[f"served {export}"] = _listed(runtimes)
+    print_card(found.title, said)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values)) or "none"
 
 
 def _line(*cells: str) -> str:

@@ -9,6 +9,10 @@ from planner.method import TRUNCATED, Cost, Dimensions, Method, TensorSpec
 FACTORS = 1
 
 
+def input_blocks(d: Dimensions) -> int:
+    return d["in"] // d["block_size"]
+
+
 def cost(d: Dimensions) -> Cost:
     width, out = d["in"], d["out"]
     # PEFT forms the rotation [in, in], its blocks and permutations, in every pass.
@@ -36,7 +40,7 @@ METHOD = Method(
     tensors=(
         TensorSpec(
             "boft_R",
-            (FACTORS, lambda d: d["in"] // d["block_size"], "block_size", "block_size"),
+            (FACTORS, input_blocks, "block_size", "block_size"),
             "constant",
             0.0,
             peft_key="boft_R",

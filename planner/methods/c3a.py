@@ -8,6 +8,14 @@ from math import log2
 from planner.method import TRUNCATED, Cost, Dimensions, Method, TensorSpec
 
 
+def output_blocks(d: Dimensions) -> int:
+    return d["out"] // d["block_size"]
+
+
+def input_blocks(d: Dimensions) -> int:
+    return d["in"] // d["block_size"]
+
+
 def cost(d: Dimensions) -> Cost:
     size = d["block_size"]
     products = 2 * d["in"] * d["out"] // size
@@ -34,8 +42,8 @@ METHOD = Method(
         TensorSpec(
             "c3a_kernel",
             (
-                lambda d: d["out"] // d["block_size"],
-                lambda d: d["in"] // d["block_size"],
+                output_blocks,
+                input_blocks,
                 "block_size",
             ),
             "constant",

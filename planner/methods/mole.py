@@ -10,6 +10,10 @@ from planner.methods.x_lora import EXPERTS
 from planner.methods.x_lora import cost as mixed_experts
 
 
+def side_by_side(d: Dimensions) -> int:
+    return d["experts"] * d["hidden"]
+
+
 def gate(d: Dimensions) -> Cost:
     inputs = d["experts"] * d["hidden"]
     return Cost(
@@ -27,7 +31,7 @@ METHOD = Method(
         *EXPERTS,
         TensorSpec(
             "gate.weight",
-            (lambda d: d["experts"] * d["hidden"], "experts"),
+            (side_by_side, "experts"),
             "kaiming_uniform",
             scope="layer",
         ),

@@ -12,6 +12,10 @@ def pairs(d: Dimensions) -> int:
     return -(-d["narrow"] // d["rank"]) if d["rank"] else 0
 
 
+def max_pairs(d: Dimensions) -> int:
+    return -(-d["max_narrow"] // d["rank"])
+
+
 def cost(d: Dimensions) -> Cost:
     width = d["rank"] * pairs(d)
     wide = d["in"] > d["out"]
@@ -49,7 +53,7 @@ METHOD = Method(
         ),
         TensorSpec(
             "randlora_B",
-            ("max_wide", lambda d: -(-d["max_narrow"] // d["rank"]), "rank"),
+            ("max_wide", max_pairs, "rank"),
             "random_basis",
             trainable=False,
             scope="model",

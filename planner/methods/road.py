@@ -8,6 +8,10 @@ from planner.method import TRUNCATED, Cost, Dimensions, Method, TensorSpec
 GROUP = 64
 
 
+def output_pairs(d: Dimensions) -> int:
+    return d["out"] // 2
+
+
 def cost(d: Dimensions) -> Cost:
     # The output of the base and its rotated half are kept.
     return Cost(
@@ -24,12 +28,8 @@ METHOD = Method(
     title="RoAd",
     paper="arXiv:2409.00119",
     tensors=(
-        TensorSpec(
-            "road_theta", (lambda d: d["out"] // 2,), "constant", 0.0, peft_key="road_theta"
-        ),
-        TensorSpec(
-            "road_alpha", (lambda d: d["out"] // 2,), "constant", 1.0, peft_key="road_alpha"
-        ),
+        TensorSpec("road_theta", (output_pairs,), "constant", 0.0, peft_key="road_theta"),
+        TensorSpec("road_alpha", (output_pairs,), "constant", 1.0, peft_key="road_alpha"),
     ),
     costs={"target": cost},
     misfit=misfit,

@@ -9,6 +9,14 @@ VECTORS = 256
 LENGTH = 256
 
 
+def input_stretches(d: Dimensions) -> int:
+    return d["in"] // LENGTH
+
+
+def output_stretches(d: Dimensions) -> int:
+    return d["out"] // LENGTH
+
+
 def cost(d: Dimensions) -> Cost:
     pair = d["rank"] * (d["in"] + d["out"])
     # A and B are formed from the bank in every pass; the two vectors of each stretch are kept too.
@@ -33,7 +41,7 @@ METHOD = Method(
     tensors=(
         TensorSpec(
             "vblora_logits_A",
-            ("rank", lambda d: d["in"] // LENGTH, VECTORS),
+            ("rank", input_stretches, VECTORS),
             "normal",
             0.1,
             learning_rate_multiplier=10.0,
@@ -41,7 +49,7 @@ METHOD = Method(
         ),
         TensorSpec(
             "vblora_logits_B",
-            (lambda d: d["out"] // LENGTH, "rank", VECTORS),
+            (output_stretches, "rank", VECTORS),
             "normal",
             0.1,
             learning_rate_multiplier=10.0,

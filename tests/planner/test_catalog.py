@@ -76,6 +76,7 @@ def test_a_model_is_found_by_hub_id_folder_file_or_config(tmp_path: Path) -> Non
     ("content", "message"),
     [
         (b"{", "is not JSON"),
+        (b'{"a": {"b": 1, "c": 2, "b": 3}}', "key 'b' is said twice"),
         (b"[1]", "holds list, not a JSON object"),
         (b"\xff\xfe", "is not a text file"),
         (b"{}", "unknown model_type ''"),

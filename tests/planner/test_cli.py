@@ -89,6 +89,32 @@ def test_listings(command: str, line: str) -> None:
     assert line.split()[0] in document[command]
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "line"),
+    [
+        ("methods", "vera", "vera_A rank x max_in for each model, frozen"),
+        ("methods", "c3a", "c3a_kernel output_blocks x input_blocks x block_size for each"),
+        ("models", "t5-base", "layers 12, and 12 of the encoder, 768 wide"),
+        ("models", "mixtral-8x7b", "compiler does not build it: its routed experts"),
+        ("hardware", "l4", "bandwidth_gb_per_second 300 NVIDIA L4 data sheet"),
+    ],
+)
+def test_one_of_a_listing(command: str, name: str, line: str) -> None:
+    assert line in " ".join(run(command, name).stdout.split())
+    assert list(json.loads(run(command, name, "--json").stdout)[command]) == [name]
+    wrong = run(command, "nosuch")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "'nosuch'" in wrong.stderr
+
+
+def test_a_model_of_ones_own_is_shown_as_the_planner_sees_it(tmp_path: Path) -> None:
+    config = catalog.config_of(catalog.entry("models", "gpt2"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = run("models", str(tmp_path)).stdout.splitlines()
+    assert found[0] == tmp_path.name
+    assert found[2:4] == ["  family            gpt2, decoder", "  parameters        124,439,808"]
+
+
 @pytest.mark.parametrize("command", main.list_commands(click.Context(main)))
 def test_help_has_an_example(command: str) -> None:
     found = run(command, "--help")
