@@ -3,6 +3,7 @@
 import click
 
 import compiler.commands
+from planner.interrupts import heed_interrupts
 from planner.verbs import Verbs
 
 
@@ -14,3 +15,9 @@ from planner.verbs import Verbs
 @click.version_option(package_name="paretune", prog_name="compiler")
 def main() -> None:
     """Build, inspect and run artifacts: many tenants on one base model."""
+
+
+def start() -> None:
+    """The process of one command."""
+    heed_interrupts()
+    main()

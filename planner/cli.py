@@ -6,6 +6,7 @@ import sys
 import click
 
 import planner.commands
+from planner.interrupts import heed_interrupts
 from planner.quick_start import quick_start
 from planner.verbs import Verbs
 
@@ -23,6 +24,7 @@ def main() -> None:
 
 def start() -> None:
     """The process of one command; at its end nothing is freed piece by piece."""
+    heed_interrupts()
     quick_start()
     try:
         main()

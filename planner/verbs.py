@@ -15,11 +15,10 @@ from typing import IO, Any
 import click
 
 from planner.errors import InfeasibleError, ParetuneError, Relaxation, did_you_mean
+from planner.interrupts import INTERRUPTED
 
 AS_JSON = "paretune.json"
 """Key of a context's meta: whether the command line asks for JSON."""
-
-INTERRUPTED = 130
 
 
 class Failure(click.ClickException):
@@ -154,20 +153,9 @@ def _messages() -> Iterator[None]:
         raise Failure(
             f"{_lower(error.strerror or str(error))}{place}", hint=None, exit_code=1
         ) from (error)
-    except (KeyboardInterrupt, ImportError) as error:
-        if not _is_interrupt(error):
-            raise
+    except KeyboardInterrupt as error:
         click.echo("interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from error
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """An extension module or a lazy package interrupted while it loads raises an ImportError from
-    that, or from an error from that.
-    """
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _usage_failure(error: click.UsageError) -> Failure:

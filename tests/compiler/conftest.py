@@ -419,7 +419,7 @@ def build_words(
 
 def build_command(place: Path, out: Path) -> list[str]:
     """The same build in a process of its own."""
-    start = [sys.executable, "-c", "from compiler.cli import main; main()"]
+    start = [sys.executable, "-c", "from compiler.cli import start; start()"]
     return [*start, *build_words(place, out)]
 
 

@@ -19,14 +19,3 @@ def test_an_interruption_has_its_own_exit_code() -> None:
     with pytest.raises(click.exceptions.Exit) as caught, failures():
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
-
-
-def test_an_import_that_is_interrupted_is_an_interruption() -> None:
-    with pytest.raises(click.exceptions.Exit), failures():
-        raise ImportError("initialization failed") from KeyboardInterrupt()
-    cause = ImportError("initialization failed")
-    cause.__cause__ = KeyboardInterrupt()
-    with pytest.raises(click.exceptions.Exit), failures():
-        raise ModuleNotFoundError("requirements") from cause
-    with pytest.raises(ImportError, match="absent"), failures():
-        raise ImportError("absent")
