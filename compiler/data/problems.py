@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,12 +19,14 @@ class Problem:
     line: int
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}"
-
 
 def refuse(problems: Sequence[Problem], lines: int) -> NoReturn:
-    """Raise UsageError naming every bad line of the `lines` read."""
+    """Raise UsageError naming every bad line of the `lines` read, alike neighbours together."""
     path = problems[0].path
-    count = f"{len(problems)} of {lines} lines of {path} cannot be used"
-    raise UsageError("\n  ".join([f"{count}:", *map(str, problems)]))
+    said = [f"{len(problems)} of {lines} lines of {path} cannot be used:"]
+    ordered = enumerate(problems)
+    for _, group in groupby(ordered, lambda item: (item[1].reason, item[1].line - item[0])):
+        first, *others = (problem for _, problem in group)
+        place = f"{first.line}-{others[-1].line}" if others else str(first.line)
+        said.append(f"{path}:{place}: {first.reason}")
+    raise UsageError("\n  ".join(said))

@@ -89,7 +89,7 @@ def test_lines_that_a_template_refuses_are_reported_together(
             load(write_tokenizer(template)),
             sequence_length=9,
         )
-    assert "data.jsonl:2: the chat template refuses the messages: no system" in str(caught.value)
+    assert "data.jsonl:1-2: the chat template refuses the messages: no system" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -138,10 +138,11 @@ def test_every_bad_line_is_reported(write: Write) -> None:
         f"  {path}:3: text line in a file of prompt/completion (line 1)",
         f"  {path}:5: 'completion' is empty",
     ]
-    path = write([b"{"] * 300)
+    path = write([*[b"{"] * 300, b"[]", *[b"{"] * 2])
     with pytest.raises(UsageError) as caught:
         read(path, "causal_lm")
-    assert len(str(caught.value).splitlines()) == 301
+    numbers = [line.split(":")[1] for line in str(caught.value).splitlines()[1:]]
+    assert numbers == ["1-300", "301", "302-303"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf\n"])
