@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
+from inspect import cleandoc
 from typing import Any, ClassVar, Self, cast, dataclass_transform, get_args
 
 from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator
@@ -17,15 +18,23 @@ from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator
 from planner.section_schema import Schema, section_schema
 
 
+def _described(schema: dict[str, Any], section: type) -> None:
+    """Of a dataclass, pydantic before 2.14 takes no description from the class."""
+    if section.__doc__:
+        schema["description"] = cleandoc(section.__doc__)
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 class Section:
     """Raises pydantic_core.ValidationError for values that its fields do not take."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "json_schema_extra": _described}
 
     def __init_subclass__(cls) -> None:
+        said = cls.__doc__
         dataclass(init=False, frozen=True)(cls)
+        cls.__doc__ = said  # where it is None, dataclasses set it to the signature
 
     def __init__(self, **values: object) -> None:
         self._validator().validate_python(values, self_instance=self)

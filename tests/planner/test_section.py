@@ -202,3 +202,17 @@ def test_what_a_section_cannot_hold_is_said() -> None:
 
     with pytest.raises(TypeError, match=r"cannot hold list\[int\]"):
         section_schema(Odd)
+
+
+def test_what_is_said_of_a_section_describes_it_in_schemas() -> None:
+    class Described(Section):
+        """Said of it."""
+
+        size: int
+
+    class Plain(Section):
+        inner: Described
+
+    schema = Plain.model_json_schema()
+    assert (Plain.__doc__, schema.get("description")) == (None, None)
+    assert schema["$defs"]["Described"]["description"] == "Said of it."
