@@ -17,6 +17,8 @@ from planner.section_schema import TAGS
 from planner.spec import Spec
 
 SHOWN = 5
+UNKNOWN_KEY = "unexpected_keyword_argument"
+"""pydantic-core's name of that error."""
 
 Document = TypeVar("Document", bound=Section)
 
@@ -69,13 +71,16 @@ def _apply(document: Json, override: str) -> None:
 
 
 def _location(problem: ErrorDetails) -> list[str]:
-    return [str(part) for part in problem["loc"] if part not in TAGS]
+    """The way to it, without the tags of unions; an unknown key may have the name of one."""
+    way = problem["loc"]
+    key = len(way) - 1 if problem["type"] == UNKNOWN_KEY else None
+    return [str(part) for place, part in enumerate(way) if place == key or part not in TAGS]
 
 
 def _sentence(kind: type[Section], problem: ErrorDetails) -> str:
     location = _location(problem)
     where = ".".join(location)
-    if problem["type"] == "unexpected_keyword_argument":
+    if problem["type"] == UNKNOWN_KEY:
         known = ", ".join(_keys(kind, location[:-1]))
         return f"unknown key '{where}'; keys are {known}"
     if problem["type"] == "missing":
@@ -87,7 +92,7 @@ def _sentence(kind: type[Section], problem: ErrorDetails) -> str:
 
 def _hint(kind: type[Section], problem: ErrorDetails) -> str | None:
     location = _location(problem)
-    if problem["type"] == "unexpected_keyword_argument":
+    if problem["type"] == UNKNOWN_KEY:
         return did_you_mean(location[-1], _keys(kind, location[:-1]))
     if problem["type"] == "literal_error":
         expected = str(problem.get("ctx", {}).get("expected", ""))

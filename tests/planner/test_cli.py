@@ -147,6 +147,16 @@ MISTAKES = [
         "did you mean 'memory_gib'?",
     ),
     (
+        {"other": 1},
+        "unknown key 'other'; keys are schema_version, model, ",
+        None,
+    ),
+    (
+        {"training": {"hardware": {"kind": "gpu", "memory_gib": 4, "text": 1}}},
+        "unknown key 'training.hardware.text'; keys are kind, memory_gib, ",
+        None,
+    ),
+    (
         {"task": "causal-lm"},
         "task: input should be 'causal_lm', 'seq2seq_lm', 'sequence_classification' or "
         "'image_classification', not \"causal-lm\"",
