@@ -44,7 +44,9 @@ def validated(kind: type[Document], document: Json, origin: str) -> Document:
     try:
         return kind.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        # Last what is missing: a key that is unknown may be meant for it.
+        found = error.errors(include_url=False)
+        problems = sorted(found, key=lambda problem: problem["type"] == "missing")
         sentences = [_sentence(kind, problem) for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             sentences.append(f"and {len(problems) - SHOWN} more")

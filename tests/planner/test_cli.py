@@ -143,7 +143,7 @@ MISTAKES = [
     ),
     (
         {"training": {"hardware": {"kind": "gpu", "memory": 4}}},
-        "missing key 'training.hardware.memory_gib'; unknown key 'training.hardware.memory'",
+        "unknown key 'training.hardware.memory'; keys are kind, memory_gib, ",
         "did you mean 'memory_gib'?",
     ),
     (
@@ -228,6 +228,14 @@ def test_a_wrong_spec_is_refused(
     assert found.stderr.startswith("error: ")
     if hint is not None:
         assert f"\n\nhint: {hint}" in found.stderr
+
+
+def test_an_unknown_key_comes_before_the_missing_one_that_it_may_stand_for(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"modle": "gpt2", "task": "causal_lm", "vram_gib": 8}))
+    found = run("validate", str(path)).stderr
+    assert found.startswith("error: spec.json: unknown key 'modle'; keys are schema_version, ")
+    assert found.endswith("; missing key 'model'\n\nhint: did you mean 'model'?\n")
 
 
 @pytest.mark.parametrize(
