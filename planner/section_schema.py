@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic_core import PydanticCustomError
+
 if TYPE_CHECKING:
     from pydantic import JsonValue as JsonValue
 else:
@@ -120,11 +122,13 @@ def _literal(arguments: tuple[Any, ...], _definitions: dict[str, Schema]) -> Sch
 
 
 def _json_value(value: object) -> object:
+    """As it is read back: whoever holds the value cannot change the section by it."""
     try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError("input was not a valid JSON value") from error
-    return value
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError):
+        raise PydanticCustomError(
+            "invalid-json-value", "input was not a valid JSON value"
+        ) from None
 
 
 JSON = {

@@ -175,11 +175,30 @@ def test_values_are_checked_however_a_section_comes_about() -> None:
             spec.model_copy(update=change)
         with pytest.raises(ValidationError):
             Spec(**{"model": "gpt2", "task": "causal_lm", "vram_gib": 8, **change})
-    with pytest.raises(ValidationError, match="valid JSON value"):
-        Spec(model={"sizes": {1, 2}}, task="causal_lm", vram_gib=8)  # type: ignore[dict-item]
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.vram_gib = 1  # type: ignore[misc]
     assert spec.vram_gib == 8
+
+
+def test_a_config_is_held_as_json_holds_it() -> None:
+    config: dict[str, Any] = {"factors": (1, 2), "labels": {0: ["no"]}}
+    spec = Spec(model=config, task="causal_lm", vram_gib=8)
+    config["labels"][0].append("yes")
+    assert spec.model == {"factors": [1, 2], "labels": {"0": ["no"]}}
+    assert Spec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_config_that_json_cannot_hold_is_refused() -> None:
+    endless: dict[str, Any] = {}
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    endless["itself"] = endless
+    for value in ({1, 2}, endless, deep):
+        with pytest.raises(
+            ValidationError, match=r"model\.other\.sizes\n  input was not a valid JSON"
+        ):
+            Spec(model={"sizes": value}, task="causal_lm", vram_gib=8)  # type: ignore[dict-item]
 
 
 def test_equal_sections_are_one_key() -> None:
