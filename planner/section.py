@@ -36,7 +36,7 @@ class Section:
         dataclass(init=False, frozen=True)(cls)
         cls.__doc__ = said  # where it is None, dataclasses set it to the signature
 
-    def __init__(self, **values: object) -> None:
+    def __init__(self, /, **values: object) -> None:
         self._validator().validate_python(values, self_instance=self)
 
     @classmethod

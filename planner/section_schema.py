@@ -42,7 +42,7 @@ def section_schema(section: type) -> Schema:
 
 
 def _section(section: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN401
-    name = f"{section.__module__}.{section.__qualname__}"
+    name = f"{section.__module__}.{section.__qualname__}:{id(section)}"  # as pydantic's own
     if name not in definitions:
         definitions[name] = {
             "type": "dataclass",

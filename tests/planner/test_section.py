@@ -170,7 +170,7 @@ def test_to_pydantic_a_section_is_a_type_like_any_other() -> None:
 def test_values_are_checked_however_a_section_comes_about() -> None:
     spec = Spec(model="gpt2", task="causal_lm", vram_gib=8)
     assert spec.training == TrainingSpec()
-    for change in ({"vram_gib": -1}, {"unheard_of": 1}, {"data": {"labels": 1}}):
+    for change in ({"vram_gib": -1}, {"unheard_of": 1}, {"self": 1}, {"data": {"labels": 1}}):
         with pytest.raises(ValidationError):
             spec.model_copy(update=change)
         with pytest.raises(ValidationError):
@@ -205,6 +205,18 @@ def test_equal_sections_are_one_key() -> None:
     one, same, other = (Hardware.model_validate(CPU | {"memory_gib": n}) for n in (4, 4.0, 5))
     assert {one, same, other} == {one, other}
     assert repr(Data(labels=2)) == "Data(examples=None, mean_tokens=None, labels=2)"
+
+
+def test_sections_of_one_name_are_two() -> None:
+    def made(kind: type) -> type[Section]:
+        return type("Own", (Section,), {"__annotations__": {"value": kind}})
+
+    class Both(Section):
+        first: made(int)  # type: ignore[valid-type]
+        second: made(str)  # type: ignore[valid-type]
+
+    both = Both.model_validate({"first": {"value": 1}, "second": {"value": "b"}})
+    assert both.model_dump() == {"first": {"value": 1}, "second": {"value": "b"}}
 
 
 def test_sections_within_annotations() -> None:
