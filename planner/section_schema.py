@@ -78,10 +78,13 @@ def _schema(annotation: Any, definitions: dict[str, Schema]) -> Schema:  # noqa:
         return JSON
     if is_dataclass(annotation):
         return _section(annotation, definitions)
-    origin = get_origin(annotation)
-    if origin not in COMPOSED:
-        raise TypeError(f"a section cannot hold {annotation}; hint: add {origin} to COMPOSED")
-    return COMPOSED[origin](get_args(annotation), definitions)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin not in COMPOSED or (origin is tuple and arguments[1:] != (...,)):
+        raise TypeError(
+            f"a section cannot hold {annotation!r}; hint: it holds bool, int, float, str, sections,"
+            " and Literal, Annotated with Limits, unions, dict[...] and tuple[..., ...] of those"
+        )
+    return COMPOSED[origin](arguments, definitions)
 
 
 def _union(members: tuple[Any, ...], definitions: dict[str, Schema]) -> Schema:
@@ -102,8 +105,7 @@ def _tag(value: object) -> str:
 
 
 def _tuple(arguments: tuple[Any, ...], definitions: dict[str, Schema]) -> Schema:
-    item, _ = arguments  # the other is the ellipsis
-    items = [_schema(item, definitions)]
+    items = [_schema(arguments[0], definitions)]  # the other is the ellipsis
     return {"type": "tuple", "items_schema": items, "variadic_item_index": 0}
 
 
