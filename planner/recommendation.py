@@ -37,7 +37,7 @@ def recommend(spec: Spec, *, unbuildable: bool = False) -> Plan:
     micro = micro_of(scenario, chosen)
     candidate = _candidate(scenario, chosen, micro)
     schedule = training(scenario, -(-scenario.rows // micro.examples))
-    # Of our own making: no validator is built for it, which would take a tenth of the time.
+    # Of our own making, so that no validator is built for it: start-up time.
     return Plan.model_construct(
         task=spec.task,
         model=_facts(scenario),

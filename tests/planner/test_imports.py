@@ -11,9 +11,7 @@ import planner
 from planner import catalog
 
 PACKAGE = Path(planner.__file__).parent
-ALLOWED = {"planner", "pydantic", "pydantic_core", "typing_extensions", "click"} | set(
-    sys.stdlib_module_names
-)
+ALLOWED = {"planner", "pydantic", "pydantic_core", "click"} | set(sys.stdlib_module_names)
 ON_USE = {"numpy", "networkx", "matplotlib"}
 """Imported inside the functions that need them; `recommend` loads none."""
 HEAVY = {"torch", "onnx", "onnxruntime", "transformers", "numpy", "networkx", "compiler"}
