@@ -89,7 +89,8 @@ def _sentence(kind: type[Section], problem: ErrorDetails) -> str:
         return f"missing key '{where}'"
     text = problem["msg"][0].lower() + problem["msg"][1:]
     value = json.dumps(problem["input"], default=str)
-    return f"{where}: {text}, not {value if len(value) <= 60 else value[:57] + '...'}"
+    place = f"{where}: " if where else ""
+    return f"{place}{text}, not {value if len(value) <= 60 else value[:57] + '...'}"
 
 
 def _hint(kind: type[Section], problem: ErrorDetails) -> str | None:

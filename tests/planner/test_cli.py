@@ -147,6 +147,11 @@ MISTAKES = [
         "did you mean 'memory_gib'?",
     ),
     (
+        {"model": "\ud800"},
+        "error: spec.json: invalid JSON: unexpected end of hex escape",
+        None,
+    ),
+    (
         {"other": 1},
         "unknown key 'other'; keys are schema_version, model, ",
         None,
