@@ -7,7 +7,6 @@ loaded for JSON Schemas alone. To it a section is a type like any other, also in
 """
 
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from inspect import cleandoc
@@ -61,17 +60,13 @@ class Section:
     def model_dump(
         self,
         *,
-        include: AbstractSet[str] | None = None,
-        exclude: AbstractSet[str] | None = None,
+        include: set[str] | None = None,
+        exclude: set[str] | None = None,
         exclude_none: bool = False,
     ) -> dict[str, Any]:
         """The values as JSON holds them."""
         found = self._serializer().to_python(
-            self,
-            mode="json",
-            include=None if include is None else set(include),
-            exclude=None if exclude is None else set(exclude),
-            exclude_none=exclude_none,
+            self, mode="json", include=include, exclude=exclude, exclude_none=exclude_none
         )
         return cast(dict[str, Any], found)
 
