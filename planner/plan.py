@@ -96,6 +96,8 @@ class Rejection(Section):
 
 
 class Plan(Section):
+    """What is recommended for `spec`, with its figures, why, and what it was preferred to."""
+
     schema_version: Literal[1] = SCHEMA_VERSION
     task: Task
     model: ModelFacts

@@ -9,7 +9,7 @@ loaded for JSON Schemas alone. To it a section is a type like any other, also in
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
-from inspect import cleandoc
+from inspect import Parameter, Signature, cleandoc
 from typing import Any, ClassVar, Self, cast, dataclass_transform, get_args
 
 from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator
@@ -23,12 +23,31 @@ def _described(schema: dict[str, Any], section: type) -> None:
         schema["description"] = cleandoc(section.__doc__)
 
 
+class _Signature:
+    """The fields as arguments, for `help` and completion."""
+
+    def __get__(self, _instance: object, section: type["Section"]) -> Signature:
+        optional = dict(section._defaults())
+        parameters = [
+            Parameter(
+                each.name,
+                Parameter.KEYWORD_ONLY,
+                default=optional[each.name]() if each.name in optional else Parameter.empty,
+                annotation=each.type,
+            )
+            for each in fields(section)
+        ]
+        return Signature(parameters)
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 class Section:
     """Raises pydantic_core.ValidationError for values that its fields do not take."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     __pydantic_config__: ClassVar = {"extra": "forbid", "json_schema_extra": _described}
+
+    __signature__: ClassVar = _Signature()
 
     def __init_subclass__(cls) -> None:
         said = cls.__doc__

@@ -1,6 +1,7 @@
 """Sections against pydantic's own models of the same annotations: same values, same errors."""
 
 import dataclasses
+import inspect
 import re
 import types
 from collections.abc import Iterator
@@ -224,6 +225,14 @@ def test_sections_within_annotations() -> None:
     assert inner_section(str | Hardware | None) is Hardware
     assert inner_section(dict[str, tuple[Data, ...]]) is Data
     assert inner_section(Literal["name"] | None) is None
+
+
+def test_help_names_the_fields() -> None:
+    found = inspect.signature(Data)
+    assert str(found).startswith("(*, examples: ")
+    assert found.parameters["labels"].default is None
+    assert inspect.signature(Spec).parameters["model"].default is inspect.Parameter.empty
+    assert inspect.signature(Spec).parameters["data"].default == Data()
 
 
 @pytest.mark.parametrize("held", [list[int], tuple[int, str], tuple[int], "int", object])
