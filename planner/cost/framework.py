@@ -2,7 +2,7 @@
 
 Read in the programs' own sources: transformers and PEFT, LitGPT (finetune/lora.py, model.py,
 lora.py, adapter_v2.py), bitsandbytes (autograd/_functions.py), Lightning Fabric (precision
-plugins), and this project's compiler.
+plugins), torch (optim/adamw.py), and this project's compiler.
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ class Framework(NamedTuple):
     fuses_qkv                query, key and value are one product with one adapter, and value stays
                              a view of it
     fuses_gelu               tanh GELU is one kernel; written out it keeps four tensors
+    roots_at_once            AdamW takes the square roots of all second moments before it updates
     keeps_quantised_inputs   formats of weights whose products keep their input
     keeps_last_graph         what the last micro-batch holds outside autograd, and its logits, live
                              until the next one's loss replaces them
@@ -44,6 +45,7 @@ class Framework(NamedTuple):
     repeats_keys: bool
     fuses_qkv: bool
     fuses_gelu: bool
+    roots_at_once: bool
     keeps_quantised_inputs: tuple[str, ...]
     keeps_last_graph: bool
     quantises_experts: bool
@@ -67,6 +69,7 @@ PARETUNE = Framework(
     repeats_keys=True,
     fuses_qkv=False,
     fuses_gelu=False,
+    roots_at_once=False,
     keeps_quantised_inputs=(),
     keeps_last_graph=False,
     quantises_experts=False,
@@ -87,6 +90,8 @@ PEFT = PARETUNE._replace(
     casts_inputs=True,
     dense_in_compute=False,
     master_bytes=None,
+    # torch's own default on a GPU (optim/adamw.py, _multi_tensor_adamw).
+    roots_at_once=True,
     keeps_quantised_inputs=("int8",),
     # A copy in the arithmetic's type.
     dequantised_bytes={"fp32": 4.0, "bf16": 2.0},
@@ -106,6 +111,7 @@ LITGPT_2023 = Framework(
     repeats_keys=True,
     fuses_qkv=True,
     fuses_gelu=True,
+    roots_at_once=True,
     keeps_quantised_inputs=QUANTISED,
     keeps_last_graph=False,
     quantises_experts=True,

@@ -5,6 +5,7 @@ The peak is the largest of the moments at which a step holds most:
     loss        every activation, and what the loss holds besides
     backward    every activation, and the gradients that flow through the last block
     end         every gradient, and the first block
+    update      every gradient, and what the optimizer holds besides
 
 Stored weights, adapters and optimizer states are there at all of them; gradients too from the
 second micro-batch on. With checkpointing a block's activations exist only while it is recomputed.
@@ -101,7 +102,9 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     flow = _flowing_bytes(shape, adapter, step) - _inner_bytes(shape, adapter, step)
     backward = _backward_bytes(adapter, base, kept, flow)
     end = gradients + _end_bytes(shape, base, kept.block + flow)
-    live = larger(held + larger(kept.whole + base.outside + base.loss, backward), end)
+    roots = _roots_bytes(step, gradients)
+    forward = held + larger(kept.whole + base.outside + base.loss, backward)
+    live = larger(forward, larger(end, gradients + roots))
     return TrainingMemory(
         weights_bytes=base.weights,
         adapters_bytes=adapters_bytes(adapter, step, head),
@@ -109,7 +112,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
         optimizer_bytes=optimizer_bytes(shape, adapter, step, head, width),
         activations_bytes=kept.whole + base.outside + kept.recomputed,
         logits_bytes=base.loss,
-        workspace_bytes=larger(backward - kept.whole - kept.recomputed, 0.0),
+        workspace_bytes=larger(backward - kept.whole - kept.recomputed, roots),
         live_bytes=live,
     )
 
@@ -285,6 +288,11 @@ def _norm_flow_bytes(shape: Architecture, step: Step) -> float:
     """
     width = 5 * FP32 if shape.norm == "rmsnorm" else 2 * step.element
     return step.tokens * width * shape.hidden
+
+
+def _roots_bytes(step: Step, gradients: float) -> float:
+    """Square roots of AdamW's second moments, one as wide as each gradient."""
+    return gradients if step.optimizer == "adamw" and step.program.roots_at_once else 0.0
 
 
 def _end_bytes(shape: Architecture, base: Base, flowing: float) -> float:
