@@ -43,6 +43,7 @@ class AdapterCost(NamedTuple):
     row_bytes                   of a tenant in the bank; 0 where it can only be merged
     multiplications             per token in training
     saved_elements              per token, from the forward to the backward pass
+    saved_outputs               of `saved_elements` what the base gave, before it is scaled
     served_multiplications      per token served unmerged
     pass_multiplications        per pass, whatever the tokens: forming a dense update
     pass_elements               from the forward to the backward pass, whatever the tokens
@@ -89,6 +90,7 @@ class AdapterCost(NamedTuple):
     dropped_inputs: int = 0
     attended_inputs: int = 0
     reaches_mlp: int = 1
+    saved_outputs: int = 0
 
 
 def adapter_cost(
@@ -109,12 +111,13 @@ def adapter_cost(
     alone = _adapted_alone(method, scopes, targets)
     rows = DIRECTORY_BYTES * targets.site_count
     multiplications = served = saved = pass_multiplications = pass_elements = 0
-    own_inputs = dropped = 0
+    own_inputs = dropped = saved_outputs = 0
     for cost, at in costs:
         rows += at.copies * cost.row_bytes
         multiplications += at.passed * cost.multiplications
         served += at.passed * cost.served_multiplications
         saved += at.passed * cost.saved_elements
+        saved_outputs += at.passed * cost.saved_outputs
         pass_multiplications += at.copies * cost.pass_multiplications
         pass_elements += at.copies * cost.pass_elements
         if at.target is not None:
@@ -147,6 +150,7 @@ def adapter_cost(
         dropped_inputs=dropped,
         attended_inputs=attended,
         reaches_mlp=int(alone != "attention" or not shape.parallel),
+        saved_outputs=saved_outputs,
     )
 
 

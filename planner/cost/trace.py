@@ -89,7 +89,7 @@ def _broadcast(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]
 
 class SiteCost(NamedTuple):
     """Of one site: planner.method.Cost, and per tenant the bytes of its row in the bank and the
-    multiplications that serving it takes.
+    multiplications that serving it takes; of `saved_elements` those that the base gave.
     """
 
     multiplications: int
@@ -100,6 +100,7 @@ class SiteCost(NamedTuple):
     pass_multiplications: int = 0
     pass_elements: int = 0
     workspace_elements: int = 0
+    saved_outputs: int = 0
 
 
 def linear_cost(method: Method, target: Target, dimensions: Dimensions) -> SiteCost:
@@ -114,15 +115,23 @@ def linear_cost(method: Method, target: Target, dimensions: Dimensions) -> SiteC
 @lru_cache(maxsize=4096)
 def _traced_cost(method: Method, target: Target, lengths: tuple[tuple[int, ...], ...]) -> SiteCost:
     """`lengths` are those of the method's tensors, in order."""
-    multiplications = saved_elements = row_bytes = 0
+    multiplications = saved_elements = saved_outputs = row_bytes = 0
     saves_input = False
     for part in _trace(method, target, lengths):
         cost = _part_cost(part, target)
         multiplications += cost.multiplications
         saved_elements += cost.saved_elements
+        saved_outputs += cost.saved_elements if isinstance(part, OutputScale) else 0
         row_bytes += cost.row_bytes
         saves_input = saves_input or cost.saves_input
-    return SiteCost(multiplications, saved_elements, row_bytes, saves_input, multiplications)
+    return SiteCost(
+        multiplications,
+        saved_elements,
+        row_bytes,
+        saves_input,
+        multiplications,
+        saved_outputs=saved_outputs,
+    )
 
 
 def declared_cost(method: Method, cost: Cost, dimensions: Dimensions) -> SiteCost:

@@ -206,7 +206,10 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
         inputs = where(drops, own, adapter.shared_inputs + attended)
         return (inner + inputs) * element + where(drops, adapter.dropped_inputs - repeated, 0)
     if casts:
-        return (inner + own) * element
+        # A product keeps its factors as they came, whatever type it is computed in.
+        return (
+            inner - adapter.saved_outputs + own
+        ) * element + adapter.saved_outputs * step.element
     if step.format in step.program.keeps_quantised_inputs:
         # The product with the weight keeps them already.
         return inner * element

@@ -292,6 +292,21 @@ def test_a_published_peak_of_a_full_fine_tuning() -> None:
         assert memory.peak_allocated_bytes == pytest.approx(72.97e9, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["ia3", "dora"])
+def test_a_scale_keeps_what_the_base_gave_in_the_type_of_the_base(name: str) -> None:
+    """PEFT multiplies it by fp32 scales; torch keeps the factors of a product as they came."""
+    rank = 32 if name == "dora" else None
+    scaled = cost_of(name, rank, LLAMA, ("attention.query", "attention.value"))
+    step = BF16._replace(loss="full")
+    wide = training_memory(LLAMA, scaled, step)
+    narrow = training_memory(LLAMA, scaled, step._replace(adapter_dtype="bf16"))
+    # In fp32 are the inputs of LoRA's pair, which keep bf16 only once, A x and B A x.
+    outputs = 3072 + 1024
+    grown = 28 * ((4 * 2 - 2) * 3072 + 2 * (2 * 32 + outputs)) if name == "dora" else 0
+    assert wide.activations_bytes - narrow.activations_bytes == BF16.tokens * grown
+    assert narrow.activations_bytes > BF16.tokens * 28 * 2 * outputs
+
+
 def test_a_published_dry_run_of_transformers_and_peft() -> None:
     """LoRA r32 on q and v, Llama-3.2-3B, bf16, 4 x 768 tokens, all logits: 21.2 GiB."""
     memory = training_memory(LLAMA, QV, BF16._replace(loss="full"))
