@@ -28,6 +28,11 @@ from planner.spec import (
     TrainingSpec,
 )
 
+Program = Literal[
+    "paretune", "peft", "trainer", "trainer-2024", "trl-2024", "litgpt-2023", "litgpt-2024"
+]
+"""Those of planner.cost.framework."""
+
 DEFAULT_RANK = 16
 DEFAULT_LENGTH = 1024
 EVERY_FORMAT = 3
@@ -60,7 +65,7 @@ class Case(Section):
     attention: Attention | None = None
     optimizer: Optimizer = "adamw"
     loss: Loss = "chunked"
-    framework: Literal["paretune", "peft", "litgpt-2023", "litgpt-2024"] | None = None
+    framework: Program | None = None
     dropout: Annotated[float, Limits(ge=0, lt=1)] = 0.0
     labels: Annotated[int, Limits(ge=2)] | None = None
     hardware: HardwareChoice | None = None

@@ -5,7 +5,7 @@ from typing import get_args
 
 import click
 
-from planner.case import Case, served_format
+from planner.case import Case, Program, served_format
 from planner.documents import dump, validated
 from planner.estimation import Estimate, estimate
 from planner.method import method
@@ -56,7 +56,7 @@ COUNT = click.IntRange(min=1)
 )
 @click.option("--optimizer", type=_choice(Optimizer), default="adamw", show_default=True)
 @click.option("--loss", type=_choice(Loss), default="chunked", show_default=True)
-@click.option("--framework", help="paretune, peft, litgpt-2023 or litgpt-2024; default by loss.")
+@click.option("--framework", type=_choice(Program), help="Whose step it is; default by loss.")
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the adapter.")
 @click.option("--labels", type=COUNT, help="Classes of a classifier.")
 @click.option("--hardware", help="Catalogue name; without it times are unknown.")

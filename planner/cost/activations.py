@@ -18,13 +18,15 @@ ROUTING_INDICES = 4 * 8
 
 
 class Pass(NamedTuple):
-    """What the activations depend on: tokens of a sequence, bytes of the arithmetic, the program.
+    """What the activations depend on: tokens of a sequence, bytes of the arithmetic and of what
+    flows between the products, the program.
 
     `attention` is "flash" or "full"; `trains_norms` keeps what their gradients need.
     """
 
     sequence_length: float
     element: int
+    stream: int
     attention: str
     framework: Framework
     trains_norms: bool = False
@@ -52,7 +54,7 @@ def outside_bytes(shape: Architecture, run: Pass) -> float:
 
 def _norm(shape: Architecture, run: Pass) -> float:
     """The fp32 copy that an RMSNorm squares, or what the LayerNorm kernel reads."""
-    kept = FP32 if shape.norm == "rmsnorm" else run.element
+    kept = FP32 if shape.norm == "rmsnorm" else run.stream
     if run.trains_norms and shape.norm == "rmsnorm":
         kept += run.element
     return float(kept * shape.hidden)
@@ -67,7 +69,7 @@ def _norms(shape: Architecture, run: Pass) -> float:
     kept = (wide - (not run.trains_norms)) * _norm(shape, run)
     if shape.qk_norm:
         heads = (shape.heads + shape.kv_heads) * shape.head_dim
-        kept += shape.layers * heads * (FP32 if shape.norm == "rmsnorm" else run.element)
+        kept += shape.layers * heads * (FP32 if shape.norm == "rmsnorm" else run.stream)
     return kept
 
 
@@ -114,12 +116,12 @@ def _mask(shape: Architecture, run: Pass) -> float:
 
 def mlp_bytes(shape: Architecture, run: Pass) -> float:
     width = shape.active_intermediate
-    return float(run.element * mlp_tensors(shape, run.framework) * width) + _routing(shape, run)
+    return float(run.stream * mlp_tensors(shape, run.framework) * width) + _routing(shape, run)
 
 
 def _routing(shape: Architecture, run: Pass) -> float:
     """The router's gradient needs what the experts gave, and its softmax in fp32."""
-    outputs = shape.weighted_outputs * run.element * shape.hidden
+    outputs = shape.weighted_outputs * run.stream * shape.hidden
     return float(outputs + FP32 * shape.experts + ROUTING_INDICES * shape.experts_per_token)
 
 

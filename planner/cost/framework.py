@@ -17,6 +17,10 @@ class Framework(NamedTuple):
     casts_adapters           a copy of the adapters in the arithmetic's type lives through a pass
     casts_inputs             an adapter computes in its own type: every adapted linear keeps a copy
                              of its input in that type
+    autocasts                the arithmetic of adapters is that of the products: the copy is in its
+                             type, and what a quantised product reads needs none
+    upcasts_stream           on a quantised base all else is fp32, and so is what flows between its
+                             products; each of them reads a copy in the arithmetic's type
     dense_in_compute         dense weights are held in the arithmetic's type, whatever their format
     master_bytes             of a trained base's number, beside a copy in the arithmetic's type;
                              None where the base itself is trained
@@ -40,6 +44,8 @@ class Framework(NamedTuple):
     name: str
     casts_adapters: bool
     casts_inputs: bool
+    autocasts: bool
+    upcasts_stream: bool
     dense_in_compute: bool
     master_bytes: int | None
     repeats_keys: bool
@@ -64,6 +70,8 @@ PARETUNE = Framework(
     name="paretune",
     casts_adapters=True,
     casts_inputs=False,
+    autocasts=False,
+    upcasts_stream=False,
     dense_in_compute=True,
     master_bytes=4,
     repeats_keys=True,
@@ -98,14 +106,39 @@ PEFT = PARETUNE._replace(
     # The model's output keeps its logits; then log-softmax and both gradients, in fp32.
     logit_bytes={"fp32": 16, "bf16": 14},
 )
-"""transformers with PEFT: fp32 adapters on the model's type, all logits; bitsandbytes of 2025,
-whose 4-bit product no longer keeps its input, and whose 8-bit one does.
+"""transformers 5 with PEFT in a loop of one's own: fp32 adapters on the model's type, all logits;
+bitsandbytes from 0.43.2 on, whose 4-bit product keeps no input, and whose 8-bit one does.
 """
+
+TRAINER = PEFT._replace(
+    name="trainer",
+    autocasts=True,
+    # Fused from torch 2.8 on.
+    roots_at_once=False,
+    # The model's output is gone before the backward pass.
+    logit_bytes={"fp32": 12, "bf16": 12},
+)
+"""transformers 5 with PEFT, through its Trainer in mixed precision."""
+
+TRAINER_2024 = TRAINER._replace(
+    name="trainer-2024",
+    roots_at_once=True,
+    keeps_quantised_inputs=QUANTISED,
+    quantises_experts=True,
+)
+"""transformers 4, whose routed experts are linears, with torch's default AdamW and bitsandbytes
+before 0.43.2.
+"""
+
+TRL_2024 = TRAINER_2024._replace(name="trl-2024", upcasts_stream=True)
+"""That through TRL's SFTTrainer, which calls PEFT's prepare_model_for_kbit_training."""
 
 LITGPT_2023 = Framework(
     name="litgpt-2023",
     casts_adapters=False,
     casts_inputs=False,
+    autocasts=False,
+    upcasts_stream=False,
     dense_in_compute=False,
     master_bytes=None,
     repeats_keys=True,
@@ -134,4 +167,6 @@ LITGPT_2024 = LITGPT_2023._replace(
 )
 """LitGPT of 2024, which shuffles: a micro-batch as long as this one may have come before."""
 
-FRAMEWORKS = {f.name: f for f in (PARETUNE, PEFT, LITGPT_2023, LITGPT_2024)}
+FRAMEWORKS = {
+    f.name: f for f in (PARETUNE, PEFT, TRAINER, TRAINER_2024, TRL_2024, LITGPT_2023, LITGPT_2024)
+}

@@ -33,6 +33,12 @@ def _chunk_tokens(labelled: float, vocab: int) -> float:
     return -larger(-labelled, -limit)
 
 
+def upcast_head_bytes(shape: Architecture, step: Step) -> float:
+    """The copy of an fp32 head that its product reads."""
+    upcast = step.causal and step.stream_element != step.element
+    return 1.0 * shape.vocab * shape.hidden * step.element if upcast else 0.0
+
+
 def head_bytes(shape: Architecture, step: Step) -> float:
     """When the backward pass reaches a quantised head: kept logits, a piece's, the dense head."""
     framework = step.program

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from planner.cost.activations import Pass
 from planner.cost.framework import PARETUNE, PEFT, Framework
-from planner.cost.weights import COMPUTE_BYTES
+from planner.cost.weights import COMPUTE_BYTES, FP32, QUANTISED
 
 
 class Step(NamedTuple):
@@ -41,6 +41,12 @@ class Step(NamedTuple):
         return COMPUTE_BYTES[self.compute]
 
     @property
+    def stream_element(self) -> int:
+        """Bytes of a number that flows between the products."""
+        upcast = self.program.upcasts_stream and self.format in QUANTISED
+        return FP32 if upcast else self.element
+
+    @property
     def adapter_element(self) -> int:
         return COMPUTE_BYTES[self.adapter_dtype]
 
@@ -53,6 +59,7 @@ class Step(NamedTuple):
         return Pass(
             self.sequence_length,
             self.element,
+            self.stream_element,
             self.attention,
             self.program,
             trains_norms=self.trains_base,

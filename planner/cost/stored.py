@@ -20,7 +20,7 @@ def stored_weights_bytes(shape: Architecture, step: Step) -> float:
     head = shape.vocab * shape.hidden if shape.kind != "encoder" else 0
     quantised = step.format in QUANTISED
     format_ = step.compute if framework.dense_in_compute and not quantised else step.format
-    other = FP32 if format_ == "fp32" else element
+    other = FP32 if format_ == "fp32" else step.stream_element
     stored = weights_bytes(shape, format_, other)
     if shape.tied and not framework.ties_head:
         stored += head * other

@@ -23,7 +23,7 @@ from planner.cost.activations import (
 )
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import larger, remembered, where
-from planner.cost.loss import head_bytes, loss_bytes
+from planner.cost.loss import head_bytes, loss_bytes, upcast_head_bytes
 from planner.cost.step import Step
 from planner.cost.stored import adapters_bytes, optimizer_bytes, stored_weights_bytes
 from planner.cost.weights import FP32, QUANTISED
@@ -135,13 +135,14 @@ def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
         head=0 if step.causal else step.labels * (shape.hidden + 1),
         width=width,
         weights=stored_weights_bytes(shape, step),
-        loss=larger(loss_bytes(shape, step), head_bytes(shape, step)),
+        loss=larger(loss_bytes(shape, step), head_bytes(shape, step))
+        + upcast_head_bytes(shape, step),
         block=tokens * block_bytes(shape, run),
         attention=tokens * attention_bytes(shape, run),
         mlp=tokens * mlp_bytes(shape, run),
         outside=tokens * outside_bytes(shape, run),
         copies=tokens * _copies(shape, step),
-        stream=tokens * shape.hidden * step.element,
+        stream=tokens * shape.hidden * step.stream_element,
         norm_flow=_norm_flow_bytes(shape, step),
         position=step.batch_size * _cached_bytes(shape, step),
         dequantised=dequantised if step.format in QUANTISED else 0.0,
@@ -191,15 +192,18 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
     attended = adapter.attended_inputs if step.attention == "full" else 0
     if step.trains_base:
         return (adapter.saved_elements + attended) * step.element
-    casts = step.program.casts_inputs and step.adapter_dtype != step.compute
+    casts = _casts_inputs(step)
     inner = adapter.saved_elements - adapter.shared_inputs
-    element = step.adapter_element if casts else step.element
+    element = step.adapter_element if casts and not step.program.autocasts else step.element
     repeated: float = 0
     if step.program.fuses_qkv:
         # Its one adapter drops its input once, and keeps outputs that it copies into a padded one.
         repeated = adapter.repeated_inputs
         inner = inner + adapter.partial_outputs
     own = adapter.own_inputs - repeated
+    if step.stream_element != step.element and step.attention == "flash":
+        # The kernel gave it in the arithmetic's type, and keeps it.
+        own = own - adapter.attended_inputs
     if step.dropout:
         # A mask of every adapted linear's input, and the dropped input of those that keep theirs.
         drops = adapter.dropped_inputs > 0
@@ -217,12 +221,23 @@ def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
     return (inner + adapter.shared_inputs + attended - twice) * element
 
 
+def _casts_inputs(step: Step) -> bool:
+    """Whether adapters read copies of their own."""
+    if step.stream_element != step.element:
+        return True
+    casts = step.program.casts_inputs and step.adapter_dtype != step.compute
+    return casts and not (step.program.autocasts and step.format in QUANTISED)
+
+
 def _copies(shape: Architecture, step: Step) -> float:
     """Per token, what quantised products keep: this micro-batch's, and the last one's."""
     framework = step.program
     if step.format not in framework.keeps_quantised_inputs:
         return 0.0
     inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
+    if step.stream_element != step.element:
+        # Of every product its own: query, key, value and the gate come on top.
+        inputs += blocks(shape) * (2 * (not shape.fused_qkv) + shape.gated) * shape.hidden
     quantised = shape.active_intermediate if framework.quantises_experts else shape.intermediate
     inputs += blocks(shape) * quantised
     attended = blocks(shape) * shape.heads * shape.head_dim
@@ -282,14 +297,14 @@ def _flowing_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> flo
         tensors = where(scales, 3, 2)
     routed = shape.experts_per_token * shape.hidden
     width = larger(tensors * shape.active_intermediate - routed, 3 * routed)
-    return step.tokens * step.element * (shape.hidden + width)
+    return step.tokens * step.stream_element * (shape.hidden + width)
 
 
 def _norm_flow_bytes(shape: Architecture, step: Step) -> float:
     """Gradients in a norm: in fp32 of the output, of both its factors and of the square, or the
     two that the LayerNorm kernel reads and writes.
     """
-    width = 5 * FP32 if shape.norm == "rmsnorm" else 2 * step.element
+    width = 5 * FP32 if shape.norm == "rmsnorm" else 2 * step.stream_element
     return step.tokens * width * shape.hidden
 
 

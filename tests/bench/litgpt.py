@@ -55,7 +55,7 @@ def lora_cost(shape: Architecture, rank: int, chosen: frozenset[str]) -> Adapter
 def adapter_v1_cost(shape: Architecture, element: int, *, quantised: bool) -> AdapterCost:
     """Attention to a learned prefix keeps a second output; layers before the first keep nothing."""
     adapted = shape.layers - FIRST_ADAPTED_LAYER
-    run = Pass(0, element, "flash", LITGPT_2023)
+    run = Pass(0, element, element, "flash", LITGPT_2023)
     before = FIRST_ADAPTED_LAYER * block_bytes(shape, run) / element
     if quantised:
         before += FIRST_ADAPTED_LAYER * (2 * shape.hidden + shape.intermediate)
