@@ -22,8 +22,8 @@ class Framework(NamedTuple):
     upcasts_stream           on a quantised base all else is fp32, and so is what flows between its
                              products; each of them reads a copy in the arithmetic's type
     dense_in_compute         dense weights are held in the arithmetic's type, whatever their format
-    master_bytes             of a trained base's number, beside a copy in the arithmetic's type;
-                             None where the base itself is trained
+    master_bytes             of a trained base's number, whatever its format, beside a copy in the
+                             arithmetic's type; None where it is in its format
     repeats_keys             grouped keys and values are copied to every head of their group
     fuses_qkv                query, key and value are one product with one adapter, and value stays
                              a view of it

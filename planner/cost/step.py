@@ -47,6 +47,12 @@ class Step(NamedTuple):
         return FP32 if upcast else self.element
 
     @property
+    def trained_element(self) -> int:
+        """Bytes of a number of a trained base."""
+        own = FP32 if self.format == "fp32" else self.element
+        return self.program.master_bytes or own
+
+    @property
     def adapter_element(self) -> int:
         return COMPUTE_BYTES[self.adapter_dtype]
 

@@ -14,9 +14,9 @@ GALORE_RANK = 128
 
 
 def stored_weights_bytes(shape: Architecture, step: Step) -> float:
-    framework, element = step.program, step.element
+    framework = step.program
     if step.trains_base:
-        return shape.parameters * (framework.master_bytes or element)
+        return shape.parameters * step.trained_element
     head = shape.vocab * shape.hidden if shape.kind != "encoder" else 0
     quantised = step.format in QUANTISED
     format_ = step.compute if framework.dense_in_compute and not quantised else step.format

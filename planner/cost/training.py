@@ -122,9 +122,7 @@ def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
     length = step.sequence_length + input_tokens
     attention = "full" if shape.writes_scores else step.attention
     step = step._replace(sequence_length=length, framework=step.program, attention=attention)
-    width = step.adapter_element
-    if step.trains_base:
-        width = step.program.master_bytes or step.element
+    width = step.trained_element if step.trains_base else step.adapter_element
     tokens, run = step.tokens, step.run
     largest = shape.largest_dense_weight
     if step.program.quantises_experts:
@@ -265,11 +263,12 @@ def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float
 
 
 def _cast_parameters(shape: Architecture, step: Step) -> int:
-    """Of a trained base: the embedding's copy is not kept, and the loss has the head's."""
-    if step.program.master_bytes in (None, step.element):
+    """Of a trained base: the embedding's copy is not kept; the compiler's loss has the head's."""
+    if step.trained_element == step.element:
         return 0
-    tables = 2 if step.causal and not shape.tied else 1
-    return shape.parameters - tables * shape.vocab * shape.hidden
+    embedding = not (shape.tied and step.causal)
+    head = step.causal and step.program.master_bytes is not None
+    return shape.parameters - (embedding + head) * shape.vocab * shape.hidden
 
 
 def _inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:

@@ -333,6 +333,30 @@ def test_a_prepared_quantised_base_is_fp32_between_its_products() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "llama-3.1-8b", "bert-base"])
+def test_mixed_precision_trains_an_fp32_base_beside_a_copy(name: str) -> None:
+    shape = catalog.model(name).architecture
+    causal = shape.kind == "decoder"
+    mixed = BF16._replace(
+        trains_base=True,
+        format="fp32",
+        causal=causal,
+        labels=0 if causal else 2,
+        loss="full",
+        batch_size=1,
+        sequence_length=1,
+        framework=FRAMEWORKS["trainer"],
+    )
+    full = cost_of("full", None, shape)
+    memory = training_memory(shape, full, mixed)
+    assert memory.weights_bytes == 4 * shape.parameters
+    assert memory.gradients_bytes == pytest.approx(4 * shape.parameters, rel=1e-4)
+    assert memory.optimizer_bytes == pytest.approx(8 * shape.parameters, rel=1e-4)
+    # Products read the copies; the embedding is none, unless it is the head too.
+    copied = shape.parameters - (0 if shape.tied and causal else shape.vocab * shape.hidden)
+    assert memory.activations_bytes == pytest.approx(2 * copied, rel=0.01)
+
+
 def test_mixed_precision_keeps_the_inputs_of_adapters_in_the_type_of_the_products() -> None:
     step = BF16._replace(loss="full")
     own = training_memory(LLAMA, QV, step)
