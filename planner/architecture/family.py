@@ -35,6 +35,9 @@ class Family(NamedTuple):
     soft_caps            scores and logits are capped, but for those whose cap the config nulls
     expansion            hidden sizes in intermediate_size, where the config does not say
     sliding_layers       how many layers have the window, given the config and the number of layers
+    score_dropout        the field with the rate of dropout of attention's scores in training, and
+                         that rate where the config does not say
+    stream_dropout       likewise of what a block's attention and MLP add to the stream
     image                the input is patches of an image, not tokens
     unbuilt              as in Architecture
     """
@@ -60,6 +63,8 @@ class Family(NamedTuple):
     activation_field: str = "hidden_act"
     window_field: str = "sliding_window"
     sliding_layers: Callable[[Mapping[str, object], int], int] | None = None
+    score_dropout: tuple[str, float] = ("attention_dropout", 0.0)
+    stream_dropout: tuple[str, float] = ("hidden_dropout", 0.0)
     image: bool = False
     unbuilt: str = ""
 

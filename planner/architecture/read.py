@@ -68,6 +68,8 @@ def architecture(config: Config) -> Architecture:
         writes_scores=found.writes_scores,
         caps_scores=_caps(config, found, "attn_logit_softcapping"),
         caps_logits=_caps(config, found, "final_logit_softcapping"),
+        drops_scores=_drops(config, found.score_dropout),
+        drops_stream=_drops(config, found.stream_dropout),
         experts=size.experts,
         experts_per_token=size.experts_per_token,
         expert_intermediate=size.expert_intermediate,
@@ -176,6 +178,11 @@ def _trait(trait: bool | str, size: Dimensions) -> bool:  # noqa: FBT001
 def _caps(config: Config, found: Family, name: str) -> bool:
     """Whether there is such a cap; where the config is silent, transformers has one."""
     return found.soft_caps and config.get(name, True) is not None
+
+
+def _drops(config: Config, rate: tuple[str, float]) -> bool:
+    name, default = rate
+    return bool(config.get(name, default))
 
 
 def _longest_input(config: Config, found: Family, size: Dimensions) -> int:

@@ -31,6 +31,8 @@ class Architecture:
     qk_norm              query and key are normalised
     writes_scores        attention has no kernel that keeps the scores out of memory
     caps_scores, caps_logits   scores, or logits, pass a tanh
+    drops_scores, drops_stream   its own training drops some of the scores, or of what attention and
+                         MLP add to the stream
     experts              routed experts of a layer, of which a token passes `experts_per_token`,
                          each `expert_intermediate` wide; all 0 where the MLP is dense
     norms                every norm of the model, in order
@@ -63,6 +65,8 @@ class Architecture:
     writes_scores: bool = False
     caps_scores: bool = False
     caps_logits: bool = False
+    drops_scores: bool = False
+    drops_stream: bool = False
     experts: int = 0
     experts_per_token: int = 0
     expert_intermediate: int = 0

@@ -44,7 +44,8 @@ def block_bytes(shape: Architecture, run: Pass) -> float:
 
 
 def attention_bytes(shape: Architecture, run: Pass) -> float:
-    return _attention(shape, run) + _scores(shape, run) + _mask(shape, run)
+    kept = _attention(shape, run) + _scores(shape, run) + _mask(shape, run)
+    return kept + _dropped(shape, run)
 
 
 def outside_bytes(shape: Architecture, run: Pass) -> float:
@@ -91,12 +92,20 @@ def _attention(shape: Architecture, run: Pass) -> float:
 
 
 def _scores(shape: Architecture, run: Pass) -> float:
-    """Of full attention: the softmax in fp32, its copy in another arithmetic, and capped scores."""
+    """Of full attention: the softmax in fp32, what the product with the values reads where that is
+    another tensor, which of them were dropped, and capped scores.
+    """
     if run.attention == "flash":
         return 0.0
-    copy = run.element if run.element != FP32 else 0
+    drops = run.framework.drops and shape.drops_scores
+    read = run.element if drops or run.element != FP32 else 0
     capped = run.element if shape.caps_scores else 0
-    return (FP32 + copy + capped) * shape.heads * run.sequence_length
+    return (FP32 + read + drops + capped) * shape.heads * run.sequence_length
+
+
+def _dropped(shape: Architecture, run: Pass) -> float:
+    """Which numbers that a sublayer adds to the stream were dropped."""
+    return float(shape.hidden) if run.framework.drops and shape.drops_stream else 0.0
 
 
 def _mask(shape: Architecture, run: Pass) -> float:
@@ -116,7 +125,8 @@ def _mask(shape: Architecture, run: Pass) -> float:
 
 def mlp_bytes(shape: Architecture, run: Pass) -> float:
     width = shape.active_intermediate
-    return float(run.stream * mlp_tensors(shape, run.framework) * width) + _routing(shape, run)
+    kept = run.stream * mlp_tensors(shape, run.framework) * width
+    return float(kept) + _routing(shape, run) + _dropped(shape, run)
 
 
 def _routing(shape: Architecture, run: Pass) -> float:

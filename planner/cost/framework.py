@@ -29,6 +29,7 @@ class Framework(NamedTuple):
                              a view of it
     fuses_gelu               tanh GELU is one kernel; written out it keeps four tensors
     roots_at_once            AdamW takes the square roots of all second moments before it updates
+    drops                    the model's own dropout is on, a byte for each number that it may drop
     keeps_quantised_inputs   formats of weights whose products keep their input
     keeps_last_graph         what the last micro-batch holds outside autograd, and its logits, live
                              until the next one's loss replaces them
@@ -52,6 +53,7 @@ class Framework(NamedTuple):
     fuses_qkv: bool
     fuses_gelu: bool
     roots_at_once: bool
+    drops: bool
     keeps_quantised_inputs: tuple[str, ...]
     keeps_last_graph: bool
     quantises_experts: bool
@@ -78,6 +80,7 @@ PARETUNE = Framework(
     fuses_qkv=False,
     fuses_gelu=False,
     roots_at_once=False,
+    drops=False,
     keeps_quantised_inputs=(),
     keeps_last_graph=False,
     quantises_experts=False,
@@ -100,6 +103,7 @@ PEFT = PARETUNE._replace(
     master_bytes=None,
     # torch's own default on a GPU (optim/adamw.py, _multi_tensor_adamw).
     roots_at_once=True,
+    drops=True,
     keeps_quantised_inputs=("int8",),
     # A copy in the arithmetic's type.
     dequantised_bytes={"fp32": 4.0, "bf16": 2.0},
@@ -145,6 +149,7 @@ LITGPT_2023 = Framework(
     fuses_qkv=True,
     fuses_gelu=True,
     roots_at_once=True,
+    drops=False,
     keeps_quantised_inputs=QUANTISED,
     keeps_last_graph=False,
     quantises_experts=True,

@@ -333,6 +333,54 @@ def test_a_prepared_quantised_base_is_fp32_between_its_products() -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "crossed"), [("bert-base", 0), ("gpt2", 0), ("flan-t5-xl", 1)])
+def test_transformers_trains_with_the_dropout_of_the_model(name: str, crossed: int) -> None:
+    shape = catalog.model(name).architecture
+    step = BF16._replace(
+        causal=shape.kind != "encoder", labels=2 * (shape.kind == "encoder"), loss="full"
+    )
+    lora = cost_of("lora", 8, shape, ("attention.output",))
+    for attention in ("flash", "full"):
+        if attention == "flash" and shape.writes_scores:
+            continue
+        theirs = step._replace(attention=attention, framework=PEFT)
+        still = theirs._replace(framework=PEFT._replace(drops=False))
+        grown = (
+            training_memory(shape, lora, theirs).activations_bytes
+            - training_memory(shape, lora, still).activations_bytes
+        )
+        # A byte of every number that a sublayer adds, and of every score.
+        masks = (2 * (shape.layers + shape.encoder_layers) + crossed * shape.layers) * shape.hidden
+        attentions = shape.layers + shape.encoder_layers + crossed * shape.layers
+        scores = attentions * shape.heads * 768 if attention == "full" else 0
+        assert grown == pytest.approx(step.tokens * (masks + scores))
+    # In fp32 the softmax stays, and what its dropout left is kept beside it.
+    wide = step._replace(attention="full", compute="fp32", format="fp32", framework=PEFT)
+    still = wide._replace(framework=PEFT._replace(drops=False))
+    grown = training_memory(shape, lora, wide).activations_bytes
+    grown -= training_memory(shape, lora, still).activations_bytes
+    assert grown == pytest.approx(step.tokens * (masks + 5 * attentions * shape.heads * 768))
+
+
+def test_a_config_says_whether_its_model_is_trained_with_dropout() -> None:
+    bert = {
+        "model_type": "bert",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 256,
+        "max_position_embeddings": 64,
+        "type_vocab_size": 2,
+    }
+    assert architecture(bert).drops_scores
+    assert not architecture(bert | {"attention_probs_dropout_prob": 0.0}).drops_scores
+    assert architecture(bert | {"attention_probs_dropout_prob": 0.0}).drops_stream
+    assert not SHAPE.drops_scores
+    assert not SHAPE.drops_stream
+    assert architecture(TINY | {"attention_dropout": 0.1}).drops_scores
+
+
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "llama-3.1-8b", "bert-base"])
 def test_mixed_precision_trains_an_fp32_base_beside_a_copy(name: str) -> None:
     shape = catalog.model(name).architecture

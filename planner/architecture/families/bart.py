@@ -75,5 +75,6 @@ FAMILY = Family(
     },
     options={"encoder_layers": 12, "encoder_ffn_dim": 4096},
     counts_positions=True,
+    stream_dropout=("dropout", 0.1),
     unbuilt="it is an encoder-decoder",
 )

@@ -38,4 +38,6 @@ FAMILY = Family(
     position="learned",
     modules=modules,
     counts_positions=True,
+    score_dropout=("attention_probs_dropout_prob", 0.1),
+    stream_dropout=("hidden_dropout_prob", 0.1),
 )

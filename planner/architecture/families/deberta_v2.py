@@ -83,4 +83,6 @@ FAMILY = Family(
     },
     same_as={"embedding_size": "hidden_size"},
     counts_positions=True,
+    score_dropout=("attention_probs_dropout_prob", 0.1),
+    stream_dropout=("hidden_dropout_prob", 0.1),
 )

@@ -34,4 +34,6 @@ FAMILY = Family(
     position="learned",
     modules=modules,
     counts_positions=True,
+    score_dropout=("attention_dropout", 0.1),
+    stream_dropout=("dropout", 0.1),
 )

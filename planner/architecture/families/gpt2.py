@@ -34,4 +34,6 @@ FAMILY = Family(
     modules=modules,
     counts_positions=True,
     expansion=4,
+    score_dropout=("attn_pdrop", 0.1),
+    stream_dropout=("resid_pdrop", 0.1),
 )

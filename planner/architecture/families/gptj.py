@@ -38,4 +38,6 @@ FAMILY = Family(
     tied=False,
     parallel=True,
     expansion=4,
+    score_dropout=("attn_pdrop", 0.0),
+    stream_dropout=("resid_pdrop", 0.0),
 )

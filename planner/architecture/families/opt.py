@@ -59,5 +59,6 @@ FAMILY = Family(
     },
     same_as={"word_embed_proj_dim": "hidden_size"},
     counts_positions=True,
+    stream_dropout=("dropout", 0.1),
     unbuilt="its MLP takes batch and positions as one axis, where no row has a tenant",
 )

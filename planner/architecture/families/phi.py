@@ -39,4 +39,5 @@ FAMILY = Family(
     tied=False,
     parallel=True,
     qk_norm="qk_layernorm",
+    stream_dropout=("resid_pdrop", 0.0),
 )

@@ -84,5 +84,7 @@ FAMILY = Family(
         "feed_forward_proj": "relu",
     },
     same_as={"num_decoder_layers": "num_hidden_layers"},
+    score_dropout=("dropout_rate", 0.1),
+    stream_dropout=("dropout_rate", 0.1),
     unbuilt="it is an encoder-decoder",
 )

@@ -58,5 +58,7 @@ FAMILY = Family(
     },
     same_as={"pooler_output_size": "hidden_size"},
     image=True,
+    score_dropout=("attention_probs_dropout_prob", 0.0),
+    stream_dropout=("hidden_dropout_prob", 0.0),
     unbuilt="its input is an image",
 )
