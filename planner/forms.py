@@ -81,7 +81,8 @@ def form_refusal(scenario: Scenario, found: Method, rank: int | None, form: Form
         return Refusal("fast precision", "precision", "fast needs an unmerged nf4 base")
     if form.precision not in RUNTIMES[runtime].precisions:
         return Refusal("fast precision", "runtime", f"{runtime} has no fast arithmetic")
-    refused = refusal(runtime, scenario.spec.task, found, rank, form.export)
+    task, family = scenario.spec.task, scenario.architecture.model_type
+    refused = refusal(runtime, task, family, found, rank, form.export)
     return Refusal(f"{name}, {form.export}", "runtime", refused) if refused else None
 
 

@@ -104,10 +104,11 @@ def _check_task(spec: Spec, shape: Architecture) -> None:
             f"task '{spec.task}' is not for {shape.model_type}, whose kind is {noun}",
             hint=f"use task '{wanted}', or another model",
         )
-    runtime, able = spec.serving.runtime, serving_runtimes(spec.task)
+    runtime, able = spec.serving.runtime, serving_runtimes(spec.task, shape.model_type)
     if runtime not in able:
         raise UsageError(
-            f"the runtime {runtime} does not serve the task '{spec.task}'",
+            f"the runtime {runtime} does not serve the task '{spec.task}' with models of the "
+            f"family '{shape.model_type}'",
             hint=f"use serving.runtime {' or '.join(able)}",
         )
     generates = spec.task in GENERATES

@@ -15,7 +15,8 @@ class RuntimeLimits(NamedTuple):
     `beside_window` counts the tokens that a sliding layer's cache holds beside its window; None is
     all. `quantises_experts` says whether routed experts, one tensor and no linear, are quantised.
     `tasks` are those of the models that it serves, `merged_tasks` those of which it loads no
-    adapters.
+    adapters. `families` are the model types that it loads, None where it is any; `merged_families`
+    those of which it loads no adapters.
     """
 
     formats: tuple[str, ...]
@@ -40,6 +41,8 @@ class RuntimeLimits(NamedTuple):
         "image_classification",
     )
     merged_tasks: tuple[str, ...] = ()
+    families: tuple[str, ...] | None = None
+    merged_families: tuple[str, ...] = ()
 
 
 SCORES_OF_ONNXRUNTIME = ("cpu",)
@@ -88,26 +91,34 @@ RUNTIMES = {
         row_element_bytes=4,
         source="ONNX Runtime generate() API: LoRA adapters, one active per generator "
         "(onnxruntime.ai/docs/genai/tutorials/finetune.html); its model builder's prune_lm_head is "
-        "off by default, and its GroupQueryAttention writes no scores (1.31, measured)",
+        "off by default, and its GroupQueryAttention writes no scores (1.31, measured); its "
+        "families are that builder's (onnxruntime-genai, src/python/py/models/README.md)",
         logits="all",
         tasks=("causal_lm",),
+        families=(
+            *("gemma", "gemma2", "gemma3_text", "llama", "mistral", "phi", "phi3"),
+            *("qwen2", "qwen3"),
+        ),
     ),
     "vllm": RuntimeLimits(
         formats=("bf16", "nf4"),
         exports=("unmerged", "merged"),
         precisions=("exact",),
         pairs_only=True,
-        largest_rank=256,
+        largest_rank=512,
         compute="bf16",
         cache_element_bytes=2,
         other_bytes=2,
         row_element_bytes=2,
-        source="vLLM --max-lora-rank; DoRA is refused (vllm-project/vllm#10849); no classifier has "
-        "LoRA (docs/models/pooling_models/classify.md); sliding layers reserve their window alone "
+        source="vLLM --max-lora-rank (vllm/config/lora.py, MaxLoRARanks); DoRA is refused "
+        "(vllm-project/vllm#10849); no encoder that classifies has LoRA "
+        "(docs/models/pooling_models/scoring.md), nor have some decoders "
+        "(docs/models/supported_models.md); sliding layers reserve their window alone "
         "(docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager)",
         beside_window=0,
         tasks=("causal_lm", "sequence_classification"),
         merged_tasks=("sequence_classification",),
+        merged_families=("bloom", "falcon", "gpt2", "gpt_neox", "gptj", "stablelm"),
     ),
     "lorax": RuntimeLimits(
         formats=("bf16", "nf4"),
@@ -119,8 +130,15 @@ RUNTIMES = {
         cache_element_bytes=2,
         other_bytes=2,
         row_element_bytes=2,
-        source="LoRAX documentation: LoRA adapters, on decoders (README, supported models)",
+        source="LoRAX documentation: LoRA adapters, on decoders (README, supported models); its "
+        "families are those of server/lorax_server/models/__init__.py, with adapters those of "
+        "docs/models/adapters/lora.md",
         tasks=("causal_lm",),
+        families=(
+            *("bloom", "falcon", "gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral"),
+            *("mixtral", "opt", "phi", "phi3", "qwen2"),
+        ),
+        merged_families=("falcon", "gpt_neox", "opt"),
     ),
     "llama.cpp": RuntimeLimits(
         formats=("fp32", "bf16"),
@@ -133,9 +151,17 @@ RUNTIMES = {
         other_bytes=2,
         row_element_bytes=2,
         source="llama.cpp: GGUF adapters hold lora_a and lora_b only; sliding layers hold their "
-        "window and a micro-batch of 512 tokens (ggml-org/llama.cpp#13194, qualcomm/GenieX#1346)",
+        "window and a micro-batch of 512 tokens (ggml-org/llama.cpp#13194, qualcomm/GenieX#1346); "
+        "its families are its converter's (conversion/), which transposes what GPT-2 stores "
+        "transposed, and PEFT's pairs with it, that are not",
         beside_window=512,
         tasks=("causal_lm", "seq2seq_lm"),
+        families=(
+            *("bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama"),
+            *("mistral", "mixtral", "mt5", "olmo2", "phi", "phi3", "qwen2", "qwen2_moe"),
+            *("qwen3", "qwen3_moe", "stablelm", "t5"),
+        ),
+        merged_families=("gpt2",),
     ),
 }
 
@@ -154,16 +180,24 @@ def unloadable(runtime: str, format_: str) -> str | None:
     return None if format_ in formats else f"{runtime} loads {' or '.join(formats)} only"
 
 
-def serving_runtimes(task: str) -> tuple[str, ...]:
-    """The runtimes that serve a task."""
-    return tuple(name for name, limits in RUNTIMES.items() if task in limits.tasks)
+def serving_runtimes(task: str, family: str) -> tuple[str, ...]:
+    """The runtimes that serve a task with models of a family."""
+    return tuple(
+        name
+        for name, limits in RUNTIMES.items()
+        if task in limits.tasks and (limits.families is None or family in limits.families)
+    )
 
 
-def refusal(runtime: str, task: str, method: Method, rank: int | None, export: str) -> str | None:
-    """Why the runtime cannot load the method's adapter, or None."""
+def refusal(
+    runtime: str, task: str, family: str, method: Method, rank: int | None, export: str
+) -> str | None:
+    """Why the runtime cannot load the method's adapter of a family's model, or None."""
     limits = RUNTIMES[runtime]
     if export == "unmerged" and task in limits.merged_tasks:
         return f"{runtime} loads no adapters for the task '{task}'"
+    if export == "unmerged" and family in limits.merged_families:
+        return f"{runtime} loads no adapters of the family '{family}'"
     if export not in limits.exports:
         return f"{runtime} serves {' or '.join(limits.exports)} models only"
     if export == "merged" or not limits.pairs_only:

@@ -94,12 +94,12 @@ def _middling(found: Method) -> int | None:
 
 
 def _runtimes(found: Method) -> dict[str, list[str]]:
-    """Those that serve a decoder so, by export."""
+    """Those that serve a decoder of LLaMA's family so, by export."""
     return {
         export: [
             runtime
             for runtime in RUNTIMES
-            if refusal(runtime, "causal_lm", found, _middling(found), export) is None
+            if refusal(runtime, "causal_lm", "llama", found, _middling(found), export) is None
         ]
         for export in found.serves
     }

@@ -394,7 +394,7 @@ def test_an_option_of_no_count_is_named() -> None:
 
 
 def test_an_estimate_says_that_the_runtime_does_not_load_its_base() -> None:
-    case = ("estimate", "--model", "gpt2", "--runtime", "llama.cpp", "--format")
+    case = ("estimate", "--model", "llama-3.2-1b", "--runtime", "llama.cpp", "--format")
     assert "by llama.cpp, though llama.cpp loads fp32 or bf16 only)" in run(*case, "nf4").stdout
     assert "though" not in run(*case, "bf16").stdout
 

@@ -346,6 +346,60 @@ def test_a_runtime_is_asked_for_no_task_that_it_does_not_serve(
         assert "paretune" in str(error.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "model", "able"),
+    [
+        ("lorax", "qwen3-0.6b", "paretune or onnxruntime or onnxruntime-genai or vllm or llama"),
+        ("lorax", "stablelm-2-1.6b", "paretune or onnxruntime or vllm or llama.cpp"),
+        ("onnxruntime-genai", "gpt2", "paretune or onnxruntime or vllm or lorax or llama.cpp"),
+        ("llama.cpp", "opt-1.3b", "paretune or onnxruntime or vllm or lorax"),
+    ],
+)
+def test_a_runtime_is_asked_for_no_family_that_it_does_not_load(
+    runtime: str, model: str, able: str
+) -> None:
+    document = {"model": model, "task": "causal_lm", "vram_gib": 24}
+    spec = Spec.model_validate({**document, "serving": {"runtime": runtime}})
+    with pytest.raises(UsageError, match=f"{runtime} does not serve .*causal_lm' with") as error:
+        resolve(spec)
+    assert f"use serving.runtime {able}" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "model"),
+    [
+        ("vllm", "gpt2"),
+        ("vllm", "pythia-160m"),
+        ("vllm", "stablelm-2-1.6b"),
+        ("lorax", "pythia-160m"),
+        ("llama.cpp", "gpt2"),
+    ],
+)
+def test_a_family_whose_adapters_a_runtime_does_not_load_is_served_merged(
+    runtime: str, model: str
+) -> None:
+    document = {"model": model, "task": "causal_lm", "vram_gib": 24, "training": {"hardware": "l4"}}
+    spec = Spec.model_validate({**document, "serving": {"runtime": runtime, "tenants": 2}})
+    plan = recommend(spec)
+    assert plan.candidate.export == "merged"
+    reasons = [r.reason for r in plan.rejections]
+    assert any("loads no adapters of the family" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(("rank", "exports"), [(512, {"unmerged", "merged"}), (1024, {"merged"})])
+def test_vllm_loads_pairs_to_rank_512(rank: int, exports: set[str]) -> None:
+    document = {
+        "model": "smollm2-1.7b",
+        "task": "causal_lm",
+        "vram_gib": 79,
+        "training": {"hardware": "a100-80gb"},
+        "serving": {"runtime": "vllm"},
+        "pinned": {"method": "lora", "rank": rank},
+    }
+    found = search(resolve(Spec.model_validate(document))).candidates
+    assert {candidate.form.export for candidate in found} == exports
+
+
 def test_a_runtime_without_adapters_for_classifiers_gets_them_merged() -> None:
     document = {
         "model": "bert-base",
