@@ -400,6 +400,21 @@ def test_vllm_loads_pairs_to_rank_512(rank: int, exports: set[str]) -> None:
     assert {candidate.form.export for candidate in found} == exports
 
 
+@pytest.mark.parametrize(("runtime", "format_"), [("vllm", "bf16"), ("paretune", "fp32")])
+def test_a_device_without_bf16_trains_a_dense_base_that_the_runtime_loads(
+    runtime: str, format_: str
+) -> None:
+    """4 bits cost a model of 0.1B more than 16 that a T4 widens at every use."""
+    document = {
+        "model": "smollm2-135m",
+        "task": "causal_lm",
+        "vram_gib": 15,
+        "training": {"hardware": "t4"},
+        "serving": {"runtime": runtime},
+    }
+    assert recommend(Spec.model_validate(document)).candidate.format == format_
+
+
 def test_a_runtime_without_adapters_for_classifiers_gets_them_merged() -> None:
     document = {
         "model": "bert-base",
