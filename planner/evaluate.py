@@ -13,7 +13,7 @@ from planner.cut import Micro, best_micro, least_required_bytes, required
 from planner.forms import Form, Refusal, form_quality, forms
 from planner.method import Method
 from planner.quality import NOTHING, Quality
-from planner.runtime import RUNTIMES
+from planner.runtime import RuntimeLimits, limits_of
 from planner.scenario import Scenario
 
 FOLDED = AdapterCost(0, 0, 0, 0, 0, 0)
@@ -185,15 +185,19 @@ def passes(scenario: Scenario, cost: AdapterCost, form: Form) -> tuple[Work, Wor
 
 def serving_compute(scenario: Scenario) -> str:
     """Of half precisions the one that the device has, and fp32 where it has none."""
-    wanted, device = RUNTIMES[scenario.spec.serving.runtime].compute, scenario.serving
+    wanted, device = _limits(scenario).compute, scenario.serving
     if wanted == "fp32" or device.bf16_tflops is not None:
         return wanted
     return "fp32" if device.fp16_tflops is None else "fp16"
 
 
+def _limits(scenario: Scenario) -> RuntimeLimits:
+    return limits_of(scenario.spec.serving.runtime, scenario.serving.kind)
+
+
 @lru_cache(maxsize=64)
 def load_of(scenario: Scenario) -> Load:
-    limits = RUNTIMES[scenario.spec.serving.runtime]
+    limits = _limits(scenario)
     return Load(
         slots=scenario.slots,
         sequences=scenario.concurrency,

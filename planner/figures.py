@@ -199,8 +199,8 @@ def _seconds(value: float | None, device: Hardware, constants: tuple[str, ...]) 
 
 def _unproven(scenario: Scenario, form: Form) -> str | None:
     """Why the runtime cannot have served in that form on such a device, or None."""
-    runtime = scenario.spec.serving.runtime
-    return unloadable(runtime, form.format) or untried(runtime, scenario.serving.kind)
+    runtime, kind = scenario.spec.serving.runtime, scenario.serving.kind
+    return unloadable(runtime, kind, form.format) or untried(runtime, kind)
 
 
 def assumed(found: Figure, reason: str) -> Figure:

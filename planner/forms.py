@@ -57,12 +57,12 @@ def _precisions(scenario: Scenario) -> tuple[str, ...]:
 
 
 def _format_refusal(scenario: Scenario, found: Method, format_: str) -> Refusal | None:
-    base, runtime = f"{format_} base", scenario.spec.serving.runtime
-    unloaded = unloadable(runtime, format_)
+    base, runtime, kind = f"{format_} base", scenario.spec.serving.runtime, scenario.serving.kind
+    unloaded = unloadable(runtime, kind, format_)
     if unloaded is not None:
         return Refusal(base, "runtime", unloaded)
     # A runtime that loads no fp32 base has 16 bits as the only dense one.
-    spared = unloadable(runtime, "fp32") is None
+    spared = unloadable(runtime, kind, "fp32") is None
     widened = format_ == "bf16" and lacks_bf16(scenario.training)
     if widened and spared and scenario.spec.pinned.format is None:
         reason = "the training hardware has no bf16 arithmetic and would widen it at every use"

@@ -92,7 +92,8 @@ RUNTIMES = {
         source="ONNX Runtime generate() API: LoRA adapters, one active per generator "
         "(onnxruntime.ai/docs/genai/tutorials/finetune.html); its model builder's prune_lm_head is "
         "off by default, and its GroupQueryAttention writes no scores (1.31, measured); its "
-        "families are that builder's (onnxruntime-genai, src/python/py/models/README.md)",
+        "families and precisions are that builder's (onnxruntime-genai, "
+        "src/python/py/models/README.md; its int4 is no NF4)",
         logits="all",
         tasks=("causal_lm",),
         families=(
@@ -165,6 +166,22 @@ RUNTIMES = {
     ),
 }
 
+ON_GPU = {
+    # Its graphs for CUDA are of 16 bits (-p bf16, fp16), those for a CPU of 32.
+    "onnxruntime-genai": RUNTIMES["onnxruntime-genai"]._replace(
+        formats=("fp32", "bf16"),
+        compute="bf16",
+        cache_element_bytes=2,
+        other_bytes=2,
+        row_element_bytes=2,
+    )
+}
+
+
+def limits_of(runtime: str, kind: str) -> RuntimeLimits:
+    """The limits on a device of that kind."""
+    return ON_GPU.get(runtime, RUNTIMES[runtime]) if kind == "gpu" else RUNTIMES[runtime]
+
 
 def untried(runtime: str, kind: str) -> str | None:
     """That the runtime has never run on a device of that kind, or None where it has."""
@@ -174,9 +191,9 @@ def untried(runtime: str, kind: str) -> str | None:
     return f"the runtime {runtime} has run on {' and '.join(d.upper() for d in ran_on)}s only"
 
 
-def unloadable(runtime: str, format_: str) -> str | None:
-    """Why the runtime cannot load such a base, or None."""
-    formats = RUNTIMES[runtime].formats
+def unloadable(runtime: str, kind: str, format_: str) -> str | None:
+    """Why the runtime cannot load such a base on a device of that kind, or None."""
+    formats = limits_of(runtime, kind).formats
     return None if format_ in formats else f"{runtime} loads {' or '.join(formats)} only"
 
 

@@ -5,6 +5,7 @@ from typing import get_args
 
 import click
 
+from planner import catalog
 from planner.case import Case, Program, served_format
 from planner.documents import dump, validated
 from planner.estimation import Estimate, estimate
@@ -90,7 +91,8 @@ def _text(found: Estimate) -> str:
         f"{Path(model).name}: {case.method}{rank}, {case.format} base, "
         f"batch {case.batch_size} x {case.sequence_length} tokens, arithmetic in {case.compute}"
     )
-    unloaded = unloadable(case.runtime, served_format(case.format))
+    kind = "gpu" if case.hardware is None else catalog.hardware(case.hardware).kind
+    unloaded = unloadable(case.runtime, kind, served_format(case.format))
     though = f", though {unloaded}" if unloaded else ""
     notes = (
         f"tensors are kept as {case.framework} keeps them; "

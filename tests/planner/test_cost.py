@@ -150,16 +150,28 @@ def test_a_prompt_s_workspace_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runtime", "gib"), [("paretune", 3.63), ("vllm", 1.82), ("onnxruntime-genai", 11.45)]
+    ("runtime", "gib"), [("paretune", 3.63), ("vllm", 1.82), ("onnxruntime-genai", 9.64)]
 )
 def test_only_a_graph_with_all_logits_holds_those_of_a_long_prompt(
     runtime: str, gib: float
 ) -> None:
     """16,384 tokens of a vocabulary of 128,256 are 7.8 GiB of logits."""
     wide = {"context_length": 16384, "prompt_tokens": 16384, "hardware": "a100-80gb"}
-    format_ = "fp32" if runtime == "onnxruntime-genai" else "bf16"
-    found = served(runtime, format=format_, tenants=1, **wide)
+    found = served(runtime, tenants=1, **wide)
     assert found["workspace_bytes"] / 2**30 == pytest.approx(gib, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "element", "loads"), [("l4", 2, "fp32 or bf16"), ("cpu-16core", 4, "fp32")]
+)
+def test_onnxruntime_genai_has_graphs_of_16_bits_on_a_gpu_alone(
+    hardware: str, element: int, loads: str
+) -> None:
+    case = {"model": "llama-3.2-1b", "runtime": "onnxruntime-genai", "hardware": hardware}
+    found = estimate(Case.model_validate({**case, "format": "nf4"})).figures
+    source = found["serving.memory_bytes"].source
+    assert source.endswith(f"onnxruntime-genai loads {loads} only")
+    assert found["serving.parts.cache_bytes"].value == 2048 * 16 * 2 * 8 * 64 * element
 
 
 def test_an_encoder_decoder_keeps_what_it_read_for_its_cross_attention() -> None:

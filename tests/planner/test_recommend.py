@@ -10,7 +10,7 @@ from planner.plan import BUILT_TASKS
 from planner.quality import TIE_POINTS, claims, evidence
 from planner.relaxations import applied, nearest
 from planner.resolve import resolve
-from planner.runtime import RUNTIMES
+from planner.runtime import RUNTIMES, limits_of
 from planner.scenario import GIB
 from planner.spec import Pinned, Runtime
 
@@ -306,7 +306,7 @@ def test_a_target_that_the_compiler_lacks_is_refused(target: str) -> None:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_no_plan_asks_a_runtime_for_more_than_it_loads(runtime: Runtime) -> None:
-    limits = RUNTIMES[runtime]
+    limits = limits_of(runtime, "gpu")
     spec = Spec.model_validate(
         {
             "model": "smollm2-135m",
