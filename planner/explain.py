@@ -129,6 +129,11 @@ def _format(scenario: Scenario, weighed: Search, chosen: Evaluated) -> str:
     count = f"{scenario.architecture.parameters / 1e6:,.0f}M"
     loss = other.points - chosen.points
     saved = chosen.training_required_bytes - other.training_required_bytes
+    if signed(loss) == signed(0.0) and gib(abs(saved)) == gib(0.0):
+        return (
+            f"Because {other.form.format} would change neither the expected quality of a {count} "
+            f"model nor its training memory, {base}"
+        )
     verb = "save" if saved >= 0 else "cost"
     return (
         f"Because {other.form.format} would change the expected quality of a {count} model by "
@@ -199,6 +204,11 @@ def _export(scenario: Scenario, chosen: Evaluated) -> str:
         return f"Because {whose} is served from a model of its own, so export is merged"
     tenants = many(scenario.tenants, "tenant")
     row = row_bytes(chosen.adapter.cost, load_of(scenario))
+    if scenario.tenants == 1:
+        return (
+            f"Because the tenant adds {amount(row)} to the bank and leaves the base as it is, for "
+            "others to share, so the export is unmerged"
+        )
     return (
         f"Because {tenants} can share one base, and a tenant adds "
         f"{amount(row)} to the bank, so the export is unmerged"

@@ -278,6 +278,8 @@ def _fewer_sequences(scenario: Scenario) -> list[Relaxation]:
 
 
 def _less_context(scenario: Scenario) -> list[Relaxation]:
+    """A prompt can be cut to it; a classifier's request is read whole."""
+    least = LEAST_TOKENS if scenario.causal else scenario.prompt_tokens
     contexts = [scenario.context_length // part for part in PARTS]
     return [
         Relaxation(
@@ -288,5 +290,5 @@ def _less_context(scenario: Scenario) -> list[Relaxation]:
             },
         )
         for context in contexts
-        if context >= LEAST_TOKENS
+        if context >= least
     ]

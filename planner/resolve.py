@@ -45,7 +45,7 @@ def resolve(spec: Spec) -> Scenario:
     mean = _mean_tokens(spec, shape)
     length = _sequence_length(spec, shape, mean)
     context = _context(spec, shape)
-    prompt = _prompt(spec, context)
+    prompt = _prompt(spec, context, mean)
     notes += _data_notes(spec, mean, length)
     notes += _serving_notes(spec, context, prompt)
     active = _active(spec)
@@ -210,10 +210,11 @@ def _active(spec: Spec) -> int:
     return active
 
 
-def _prompt(spec: Spec, context: int) -> int:
+def _prompt(spec: Spec, context: int, mean: int) -> int:
+    """What is read at once: half of the context, or what a classifier's examples have."""
     prompt = spec.serving.prompt_tokens
     if prompt is None:
-        return context if spec.task == "image_classification" else max(1, context // 2)
+        return max(1, context // 2) if spec.task in GENERATES else min(mean, context)
     if prompt > context:
         raise UsageError(f"serving.prompt_tokens {prompt} is more than the context of {context}")
     return prompt

@@ -24,7 +24,7 @@ def seconds(value: float) -> str:
 
 
 def many(count: int, noun: str, plural: str | None = None) -> str:
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def points(quality: Quality) -> str:

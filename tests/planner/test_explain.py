@@ -100,6 +100,28 @@ def test_equals_to_the_end_are_said_to_be_equal() -> None:
     assert found[other].endswith("and the choice, as simple, came first")
 
 
+def test_a_base_that_changes_nothing_is_said_to_change_nothing() -> None:
+    """Full fine-tuning holds fp32 either way."""
+    plan = plan_of(pinned={"method": "full"}, training={"hardware": "a100-80gb"})
+    said = "neither the expected quality of a 135M model nor its training memory, so the base is"
+    assert any(said in reason for reason in plan.reasons)
+
+
+@pytest.mark.parametrize(
+    ("tenants", "said"),
+    [
+        (1, "the tenant adds 18.7 MiB to the bank and leaves the base as it is"),
+        (2000, "2,000 tenants can share one base, and a tenant adds 18.7 MiB"),
+    ],
+)
+def test_tenants_are_counted_where_there_are_several(tenants: int, said: str) -> None:
+    plan = plan_of(
+        serving={"tenants": tenants, "active_tenants": 1},
+        pinned={"export": "unmerged", "method": "lora", "rank": 16},
+    )
+    assert any(said in reason for reason in plan.reasons)
+
+
 def test_every_example_has_a_golden_explanation() -> None:
     explained = {file.stem.removesuffix(".all") for file in GOLDEN.glob("*.txt")}
     assert explained == set(catalog.names("examples"))

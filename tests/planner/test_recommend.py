@@ -160,6 +160,29 @@ def test_every_relaxation_is_true(fields: dict[str, object]) -> None:
         assert recommend(relaxed).candidate
 
 
+def test_a_classifier_s_requests_are_as_long_as_its_examples() -> None:
+    document = {"model": "bert-base", "task": "sequence_classification", "vram_gib": 15}
+    for serving, tokens in (({}, 80), ({"context_length": 64}, 64), ({"prompt_tokens": 9}, 9)):
+        spec = Spec.model_validate({**document, "data": {"mean_tokens": 80}, "serving": serving})
+        assert resolve(spec).prompt_tokens == tokens
+
+
+def test_a_classifier_is_not_offered_a_context_below_its_requests() -> None:
+    spec = Spec.model_validate(
+        {
+            "model": "bert-base",
+            "task": "sequence_classification",
+            "vram_gib": 15,
+            "training": {"hardware": "t4"},
+            "serving": {"hardware": "cpu-16core", "first_token_ms": 10},
+            "data": {"mean_tokens": 80},
+        }
+    )
+    with pytest.raises(InfeasibleError) as raised:
+        recommend(spec)
+    assert "context" not in str(raised.value.hint)
+
+
 def test_more_of_two_memories_is_offered_before_a_smaller_model() -> None:
     spec = Spec.model_validate(
         {
