@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
-from planner.cost.elementwise import remembered
+from planner.cost.elementwise import remembered, where
 from planner.cost.memory import Load, bytes_of, cache_bytes, expert_bytes, row_bytes
 from planner.cost.stacks import Stack, reading, writing
 from planner.cost.work import FUSED, Engine, Work, activation_bytes
@@ -134,8 +134,9 @@ def _pass(shape: Architecture, stack: Stack, served: Served, load: Load, tokens:
     element, expert = load.other_bytes, expert_bytes(served.format, load)
     traffic = tokens * engine.activation_share * stack.blocks * activation_bytes(shape, element)
     if quantised and engine.dequantise_kernels:
-        # Written in the arithmetic's type, and read again by the product.
-        traffic = traffic + stack.linears * 2.0 * element
+        # Written in the arithmetic's type, and read again by the product; a single row is
+        # multiplied by the codes (bitsandbytes' gemv_4bit, since 0.40).
+        traffic = traffic + where(tokens == 1, 0.0, stack.linears * 2.0 * element)
     return Work(
         flops=(0.0 if fast else products)
         + (DEQUANTISE_FLOPS * stack.linears if quantised else 0.0),

@@ -140,12 +140,21 @@ def test_a_tenant_without_a_slot_waits_for_its_row() -> None:
 
 
 def test_dequantising_apart_writes_and_reads_the_weights_again() -> None:
-    quantised = UNMERGED._replace(format="nf4")
-    within = per_token(SHAPE, lora(16), quantised, LOAD)
-    apart = per_token(SHAPE, lora(16), quantised._replace(engine=EAGER), LOAD)
+    quantised, two = UNMERGED._replace(format="nf4"), LOAD._replace(sequences=2)
+    within = per_token(SHAPE, lora(16), quantised, two)
+    apart = per_token(SHAPE, lora(16), quantised._replace(engine=EAGER), two)
     written = apart.traffic_bytes - within.traffic_bytes
     assert written == pytest.approx(4 * SHAPE.linear_parameters, rel=0.02)
     assert within.bytes_moved == apart.bytes_moved
+
+
+def test_a_single_row_is_multiplied_by_the_codes() -> None:
+    quantised = UNMERGED._replace(format="nf4", engine=CAPTURED)
+    one, two = (
+        per_token(SHAPE, lora(16), quantised, LOAD._replace(sequences=count)) for count in (1, 2)
+    )
+    written = 2 * LOAD.other_bytes * SHAPE.linear_parameters
+    assert one.traffic_bytes < 0.1 * written < written < two.traffic_bytes
 
 
 def test_the_host_is_hidden_where_it_works_ahead() -> None:
