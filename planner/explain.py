@@ -22,6 +22,8 @@ from planner.units import amount, gib, many, points, seconds, signed
 
 OTHER_BASES = ("nf4", "bf16", "fp32")
 """The base that a choice is compared with, the most telling first."""
+AFTER_TIMES = {"first token": "to the first token", "per token": "per token"}
+"""How a constraint reads after its time."""
 
 
 def reasons(
@@ -219,10 +221,8 @@ def breaks(broken: Violation) -> str:
     """The broken limit as a verb phrase."""
     shown = gib if broken.unit == "bytes" else seconds
     verb = "needs" if broken.unit == "bytes" else "takes"
-    return (
-        f"{verb} {shown(broken.number)} for {broken.constraint} where the limit is "
-        f"{shown(broken.limit)}"
-    )
+    what = AFTER_TIMES.get(broken.constraint, f"for {broken.constraint}")
+    return f"{verb} {shown(broken.number)} {what} where the limit is {shown(broken.limit)}"
 
 
 def infeasibility(scenario: Scenario, weighed: Search) -> str:

@@ -9,6 +9,7 @@ from pydantic_core import ValidationError
 from planner import catalog
 from planner.errors import Relaxation, UsageError
 from planner.evaluate import Evaluated, Search, Violation, is_feasible, search
+from planner.explain import AFTER_TIMES
 from planner.resolve import resolve
 from planner.runtime import RUNTIMES
 from planner.scenario import GIB, Scenario
@@ -204,7 +205,8 @@ def _moved(scenario: Scenario, broken: Violation) -> tuple[str, dict[str, object
     if broken.unit == "seconds":
         milliseconds = math.ceil(broken.number * 1000)
         key = TIME_KEYS[broken.constraint]
-        return f"{milliseconds} ms {broken.constraint}", {f"serving.{key}": milliseconds}
+        text = f"{milliseconds} ms {AFTER_TIMES[broken.constraint]}"
+        return text, {f"serving.{key}": milliseconds}
     gib = math.ceil(broken.number / GIB)
     training = broken.constraint == "training memory"
     place, device = ("training", scenario.training) if training else ("serving", scenario.serving)
@@ -244,7 +246,8 @@ def _slower(weighed: Search, constraint: str, key: str) -> list[Relaxation]:
     if not times:
         return []
     milliseconds = math.ceil(min(times) * 1000)
-    return [Relaxation(f"{milliseconds} ms {constraint}", {f"serving.{key}": milliseconds})]
+    text = f"{milliseconds} ms {AFTER_TIMES[constraint]}"
+    return [Relaxation(text, {f"serving.{key}": milliseconds})]
 
 
 def _shorter(scenario: Scenario) -> list[Relaxation]:

@@ -7,7 +7,7 @@ import click
 from planner.documents import dump, load_spec, write
 from planner.options import as_json, overrides, spec_file
 from planner.tradeoffs import Frontier, Point, frontier
-from planner.units import amount, seconds
+from planner.units import amount, seconds, signed
 
 
 @click.command(
@@ -66,7 +66,7 @@ def _line(found: Frontier, point: Point) -> str:
     mark = "> " if point.id == found.chosen else "  "
     latency = values["latency_seconds"]
     return (
-        f"{mark}{values['quality_points']:>+6.1f} +/- {point.quality_half_width:<4.1f}"
+        f"{mark}{signed(values['quality_points'] or 0.0):>6} +/- {point.quality_half_width:<4.1f}"
         f"{amount(values['training_bytes'] or 0.0):>12}"
         f"{amount(values['serving_bytes_per_tenant'] or 0.0):>12}"
         f"{seconds(latency) if latency else 'unknown':>10}  {point.label}"

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from planner import catalog
 from planner.cli import main
 from planner.documents import load_spec
+from planner.errors import InfeasibleError
 from planner.plan import Plan
 from planner.quality import unranked
 from planner.recommendation import recommend
@@ -120,6 +121,23 @@ def test_tenants_are_counted_where_there_are_several(tenants: int, said: str) ->
         pinned={"export": "unmerged", "method": "lora", "rank": 16},
     )
     assert any(said in reason for reason in plan.reasons)
+
+
+@pytest.mark.parametrize(
+    ("limit", "broken", "relaxed"),
+    [
+        (
+            "first_token_ms",
+            r"takes [\d.]+ m?s to the first token where",
+            r"\d+ ms to the first token",
+        ),
+        ("per_token_ms", r"takes [\d.]+ m?s per token where the limit", r"\d+ ms per token"),
+    ],
+)
+def test_a_broken_time_reads_as_one(limit: str, broken: str, relaxed: str) -> None:
+    with pytest.raises(InfeasibleError, match=broken) as raised:
+        plan_of(serving={"hardware": "raspberry-pi-5", limit: 1})
+    assert re.search(relaxed, str(raised.value.hint))
 
 
 def test_every_example_has_a_golden_explanation() -> None:
