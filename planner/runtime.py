@@ -16,7 +16,8 @@ class RuntimeLimits(NamedTuple):
     all. `quantises_experts` says whether routed experts, one tensor and no linear, are quantised.
     `tasks` are those of the models that it serves, `merged_tasks` those of which it loads no
     adapters. `families` are the model types that it loads, None where it is any; `merged_families`
-    those of which it loads no adapters.
+    those of which it loads no adapters. `knows_rslora` says whether it takes alpha over the root of
+    the rank where an adapter says so.
     """
 
     formats: tuple[str, ...]
@@ -43,6 +44,7 @@ class RuntimeLimits(NamedTuple):
     merged_tasks: tuple[str, ...] = ()
     families: tuple[str, ...] | None = None
     merged_families: tuple[str, ...] = ()
+    knows_rslora: bool = True
 
 
 SCORES_OF_ONNXRUNTIME = ("cpu",)
@@ -154,7 +156,7 @@ RUNTIMES = {
         source="llama.cpp: GGUF adapters hold lora_a and lora_b only; sliding layers hold their "
         "window and a micro-batch of 512 tokens (ggml-org/llama.cpp#13194, qualcomm/GenieX#1346); "
         "its families are its converter's (conversion/), which transposes what GPT-2 stores "
-        "transposed, and PEFT's pairs with it, that are not",
+        "transposed, and PEFT's pairs with it, that are not, and keeps of use_rslora nothing",
         beside_window=512,
         tasks=("causal_lm", "seq2seq_lm"),
         families=(
@@ -163,6 +165,7 @@ RUNTIMES = {
             *("qwen3", "qwen3_moe", "stablelm", "t5"),
         ),
         merged_families=("gpt2",),
+        knows_rslora=False,
     ),
 }
 
@@ -223,6 +226,8 @@ def refusal(
     is_lora = (method.peft_config or {}).get("peft_type") == "LORA"
     if not is_lora or conversion is None or not conversion.exact:
         return f"{runtime} loads LoRA pairs only"
+    if (method.peft_config or {}).get("use_rslora") and not limits.knows_rslora:
+        return f"{runtime} divides alpha by the rank, and {method.title} by its root"
     pair_rank = conversion.rank({"rank": rank or 0})
     if limits.largest_rank is not None and pair_rank > limits.largest_rank:
         return f"{runtime} loads ranks to {limits.largest_rank} and this is {pair_rank}"

@@ -423,6 +423,23 @@ def test_vllm_loads_pairs_to_rank_512(rank: int, exports: set[str]) -> None:
     assert {candidate.form.export for candidate in found} == exports
 
 
+@pytest.mark.parametrize(
+    ("runtime", "exports"), [("vllm", {"unmerged", "merged"}), ("llama.cpp", {"merged"})]
+)
+def test_a_runtime_that_scales_by_the_rank_alone_is_given_no_rslora(
+    runtime: str, exports: set[str]
+) -> None:
+    document = {
+        "model": "smollm2-135m",
+        "task": "causal_lm",
+        "vram_gib": 16,
+        "serving": {"runtime": runtime},
+        "pinned": {"method": "rslora"},
+    }
+    found = search(resolve(Spec.model_validate(document))).candidates
+    assert {candidate.form.export for candidate in found} == exports
+
+
 @pytest.mark.parametrize(("runtime", "format_"), [("vllm", "bf16"), ("paretune", "fp32")])
 def test_a_device_without_bf16_trains_a_dense_base_that_the_runtime_loads(
     runtime: str, format_: str
