@@ -51,7 +51,11 @@ def estimate(case: Case) -> Estimate:
     form = Form(served_format(case.format), case.export or chosen.serves[0], case.precision)
     refused = form_refusal(scenario, chosen, adapter.rank, form)
     if refused is not None:
-        raise UsageError(f"{refused.subject}: {refused.reason}")
+        whole = form._replace(export="merged", precision="exact")
+        mended = form_refusal(scenario, chosen, adapter.rank, whole) is None
+        raise UsageError(
+            f"{refused.subject}: {refused.reason}", hint="take --export merged" if mended else None
+        )
     step = step_of(scenario, adapter, case.format, case.checkpointing, case.batch_size)._replace(
         adapter_dtype=case.adapter_dtype or "fp32",
         attention=case.attention or "flash",

@@ -399,6 +399,17 @@ def test_an_estimate_says_that_the_runtime_does_not_load_its_base() -> None:
     assert "though" not in run(*case, "bf16").stdout
 
 
+@pytest.mark.parametrize(("method", "hint"), [("dora", "take --export merged"), ("houlsby", "")])
+def test_an_adapter_that_the_runtime_does_not_load_may_be_merged(method: str, hint: str) -> None:
+    case = ("estimate", "--model", "llama-3.2-1b", "--method", method, "--runtime", "vllm")
+    found = run(*case)
+    assert found.exit_code == 2
+    assert found.stderr.startswith(f"error: {method}, unmerged: vllm loads LoRA pairs only")
+    assert found.stderr.endswith(f"hint: {hint}\n" if hint else "only\n")
+    if hint:
+        assert run(*case, *hint.split()[1:]).exit_code == 0
+
+
 def test_all_linear_is_what_full_fine_tuning_trains() -> None:
     case = ("estimate", "--model", "gpt2", "--method", "full", "--json")
     assert run(*case, "--targets", "all-linear").stdout == run(*case).stdout
