@@ -22,6 +22,13 @@ from planner.cost.activations import (
     outside_bytes,
 )
 from planner.cost.adapter import AdapterCost
+from planner.cost.adapter_activations import (
+    adapter_activation_bytes,
+    cached_bytes,
+    cast_bytes,
+    inner_bytes,
+    quantised_input_bytes,
+)
 from planner.cost.elementwise import larger, remembered, where
 from planner.cost.loss import head_bytes, loss_bytes, upcast_head_bytes
 from planner.cost.step import Step
@@ -99,7 +106,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     gradients = (adapter.trainable_parameters + head) * width
     held = gradients if step.accumulates else 0.0
     kept = _kept_bytes(shape, adapter, base)
-    flow = _flowing_bytes(shape, adapter, step) - _inner_bytes(shape, adapter, step)
+    flow = _flowing_bytes(shape, adapter, step) - inner_bytes(shape, adapter, step)
     backward = _backward_bytes(adapter, base, kept, flow)
     end = gradients + _end_bytes(shape, base, kept.block + flow)
     roots = _roots_bytes(step, gradients)
@@ -139,10 +146,10 @@ def _base(shape: Architecture, step: Step, input_tokens: int) -> Base:
         attention=tokens * attention_bytes(shape, run),
         mlp=tokens * mlp_bytes(shape, run),
         outside=tokens * outside_bytes(shape, run),
-        copies=tokens * _copies(shape, step),
+        copies=tokens * quantised_input_bytes(shape, step),
         stream=tokens * shape.hidden * step.stream_element,
         norm_flow=_norm_flow_bytes(shape, step),
-        position=step.batch_size * _cached_bytes(shape, step),
+        position=step.batch_size * cached_bytes(shape, step),
         dequantised=dequantised if step.format in QUANTISED else 0.0,
     )
 
@@ -172,115 +179,17 @@ class Kept(NamedTuple):
 
 def _kept_bytes(shape: Architecture, adapter: AdapterCost, base: Base) -> Kept:
     count, step = blocks(shape), base.step
-    kept = step.tokens * _adapter_bytes(shape, adapter, step) + base.copies
+    kept = step.tokens * adapter_activation_bytes(shape, adapter, step) + base.copies
     # No gradient reaches the first block's attention from adapters of the MLP alone, nor an MLP
     # beside it from those of the attention.
     kept = kept - (1 - adapter.reaches_attention) * base.attention
     kept = kept - (1 - adapter.reaches_mlp) * base.mlp
-    once = _casts_bytes(shape, adapter, step) + adapter.pass_elements * step.element
+    once = cast_bytes(shape, adapter, step) + adapter.pass_elements * step.element
     once = once + adapter.cache_tokens * base.position
     each = base.block + (kept + once) / count
     if step.checkpointing == "block":
         return Kept(count * base.stream, each, each)
     return Kept(count * each, 0.0, each)
-
-
-def _adapter_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
-    """Per token, of all adapters."""
-    attended = adapter.attended_inputs if step.attention == "full" else 0
-    if step.trains_base:
-        return (adapter.saved_elements + attended) * step.element
-    casts = _casts_inputs(step)
-    inner = adapter.saved_elements - adapter.shared_inputs
-    element = step.adapter_element if casts and not step.program.autocasts else step.element
-    repeated: float = 0
-    if step.program.fuses_qkv:
-        # Its one adapter drops its input once, and keeps outputs that it copies into a padded one.
-        repeated = adapter.repeated_inputs
-        inner = inner + adapter.partial_outputs
-    own = adapter.own_inputs - repeated
-    if step.stream_element != step.element and step.attention == "flash":
-        # The kernel gave it in the arithmetic's type, and keeps it.
-        own = own - adapter.attended_inputs
-    if step.dropout:
-        # A mask of every adapted linear's input, and the dropped input of those that keep theirs.
-        drops = adapter.dropped_inputs > 0
-        inputs = where(drops, own, adapter.shared_inputs + attended)
-        return (inner + inputs) * element + where(drops, adapter.dropped_inputs - repeated, 0)
-    if casts:
-        # A product keeps its factors as they came, whatever type it is computed in.
-        return (
-            inner - adapter.saved_outputs + own
-        ) * element + adapter.saved_outputs * step.element
-    if step.format in step.program.keeps_quantised_inputs:
-        # The product with the weight keeps them already.
-        return inner * element
-    twice = adapter.inner_inputs if _keeps_its_output(shape) else 0
-    return (inner + adapter.shared_inputs + attended - twice) * element
-
-
-def _casts_inputs(step: Step) -> bool:
-    """Whether adapters read copies of their own."""
-    if step.stream_element != step.element:
-        return True
-    casts = step.program.casts_inputs and step.adapter_dtype != step.compute
-    return casts and not (step.program.autocasts and step.format in QUANTISED)
-
-
-def _copies(shape: Architecture, step: Step) -> float:
-    """Per token, what quantised products keep: this micro-batch's, and the last one's."""
-    framework = step.program
-    if step.format not in framework.keeps_quantised_inputs:
-        return 0.0
-    inputs = min(shape.wide_norms - 1, 2 * blocks(shape)) * shape.hidden
-    if step.stream_element != step.element:
-        # Of every product its own: query, key, value and the gate come on top.
-        inputs += blocks(shape) * (2 * (not shape.fused_qkv) + shape.gated) * shape.hidden
-    quantised = shape.active_intermediate if framework.quantises_experts else shape.intermediate
-    inputs += blocks(shape) * quantised
-    attended = blocks(shape) * shape.heads * shape.head_dim
-    if step.attention == "full":
-        inputs += attended
-    if framework.keeps_last_graph:
-        # An output that the attention kept was freed with its graph, but for this product.
-        inputs += inputs + (attended if step.attention == "flash" else 0)
-    return inputs * step.element
-
-
-def _cached_bytes(shape: Architecture, step: Step) -> int:
-    """Of one learned position: keys and values of all layers, as attention reads them."""
-    heads = shape.heads if step.program.repeats_keys else shape.kv_heads
-    return 2 * shape.layers * heads * shape.head_dim * step.element
-
-
-def _casts_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
-    """Copies of trained numbers in the arithmetic's type, alive through a pass."""
-    if step.trains_base:
-        return step.element * _cast_parameters(shape, step)
-    if not step.program.casts_adapters or step.adapter_dtype == step.compute:
-        return 0.0
-    return larger(adapter.read_elements, adapter.trainable_parameters) * step.element
-
-
-def _cast_parameters(shape: Architecture, step: Step) -> int:
-    """Of a trained base: the embedding's copy is not kept; the compiler's loss has the head's."""
-    if step.trained_element == step.element:
-        return 0
-    embedding = not (shape.tied and step.causal)
-    head = step.causal and step.program.master_bytes is not None
-    return shape.parameters - (embedding + head) * shape.vocab * shape.hidden
-
-
-def _inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
-    """What the adapter of an MLP's last linear keeps of its input, and lets go after its turn."""
-    if _keeps_its_output(shape):
-        return 0.0
-    return step.tokens * adapter.inner_inputs * step.element / blocks(shape)
-
-
-def _keeps_its_output(shape: Architecture) -> bool:
-    """What ReLU keeps is its output, which the MLP's last linear reads."""
-    return shape.activation == "relu" and not shape.gated
 
 
 def _flowing_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
