@@ -1,6 +1,6 @@
 """The published differences: one row is one method against a reference in the same table.
 
-To add one, append it to planner/evidence/rows.json and run `python -m planner.quality.posterior`.
+To add one, append it to planner/evidence/rows.json and run `python -m planner.quality.refit`.
 """
 
 import json

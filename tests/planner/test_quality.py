@@ -26,7 +26,8 @@ from planner.quality import (
 )
 from planner.quality.causes import few, log_odds, scale, sensitivity, shortage, smallness
 from planner.quality.expected import EVIDENCE, summary
-from planner.quality.posterior import causes, document, fit, method_terms
+from planner.quality.posterior import causes, fit, method_terms
+from planner.quality.refit import document
 from planner.quality.rows import Row, published
 from planner.spec import Family
 
@@ -59,7 +60,7 @@ def shape(content: object) -> object:
 
 
 def test_posterior_file_is_what_the_rows_give(written: dict[str, object]) -> None:
-    """After a change of the rows: python -m planner.quality.posterior."""
+    """After a change of the rows: python -m planner.quality.refit."""
     fitted = json.loads(document())
     assert shape(fitted) == shape(written)
     assert numbers(fitted) == pytest.approx(numbers(written), abs=2e-3)
