@@ -2,7 +2,9 @@
 
 from planner import catalog
 from planner.architecture import Architecture
+from planner.cost.rates import reached
 from planner.errors import UsageError
+from planner.evaluate import serving_compute
 from planner.method import method
 from planner.runtime import serving_runtimes
 from planner.scenario import GENERATES, GIB, Scenario
@@ -249,8 +251,10 @@ def _check_budgets(scenario: Scenario) -> None:
     device = scenario.serving
     if budgets == (None, None):
         return
-    if device.bandwidth_gb_per_second is None or device.fp32_tflops is None:
+    compute = serving_compute(scenario)
+    if reached(device, compute) is None:
         raise UsageError(
-            "a latency budget needs the serving hardware's bandwidth_gb_per_second and fp32_tflops",
-            hint=f"name one of {', '.join(catalog.names('hardware'))}, or give the figures",
+            "a latency budget needs the serving hardware's bandwidth_gb_per_second and "
+            f"{compute}_tflops",
+            hint="name a device that `planner hardware` lists, or give the figures",
         )

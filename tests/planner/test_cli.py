@@ -214,7 +214,7 @@ MISTAKES = [
     (
         {"serving": {"per_token_ms": 3}},
         "a latency budget needs the serving hardware's bandwidth_gb_per_second and fp32_tflops",
-        "name one of a10, ",
+        "name a device that `planner hardware` lists, or give the figures",
     ),
     ({"training": {"hardware": "l4"}, "vram_gib": 90}, "vram_gib 90 is more than", None),
     ({"serving": {"context_length": 9000}}, "9000 is more than the model's 8192", None),

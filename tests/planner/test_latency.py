@@ -17,6 +17,7 @@ from planner.cost.latency import Served, first_token, miss_rate, per_token, thro
 from planner.cost.memory import Load
 from planner.cost.training_time import ADAMW_PASSES, training_step
 from planner.cost.work import CAPTURED, EAGER, EAGER_SERVER, ENGINES, Work, cost_usd
+from planner.errors import UsageError
 from planner.estimation import estimate
 from planner.method import Target, method
 from planner.recommendation import recommend
@@ -378,3 +379,21 @@ def test_what_rests_on_a_constant_is_not_measured() -> None:
         assert rates.evidence(MEASURED, constants) == known
     said = rates.source(MEASURED, ("rows fetched at 25 GB/s",))
     assert said.endswith("on the device itself, rows fetched at 25 GB/s (assumed)")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "known"), [("vllm", ("bf16", "fp32")), ("paretune", ("fp32",))]
+)
+@pytest.mark.parametrize("given", ["bf16", "fp32"])
+def test_a_latency_budget_needs_the_peak_that_the_runtime_computes_at(
+    runtime: str, known: tuple[str, ...], given: str
+) -> None:
+    device = {"kind": "gpu", "memory_gib": 24, "bandwidth_gb_per_second": 300}
+    serving = {"hardware": device | {f"{given}_tflops": 50}, "runtime": runtime}
+    document = {"model": "smollm2-135m", "task": "causal_lm", "vram_gib": 8}
+    spec = Spec.model_validate(document | {"serving": serving | {"per_token_ms": 1000}})
+    if given in known:
+        assert recommend(spec).figures["latency.per_token_seconds"].value is not None
+    else:
+        with pytest.raises(UsageError, match="bandwidth_gb_per_second and fp32_tflops"):
+            recommend(spec)
