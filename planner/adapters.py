@@ -29,6 +29,7 @@ from planner.quality import (
     target_quality,
     unranked,
 )
+from planner.rows import in_bank
 from planner.scenario import Scenario
 from planner.spec import Pinned
 
@@ -121,6 +122,7 @@ def _adapter(
     if unfit is not None:
         return Refusal(f"{found.name} {rank}", "targets", unfit)
     cost = _cost(_kin(found.name), rank, linears, scenario.architecture)
+    cost = in_bank(scenario, found, rank, linears, cost)
     quality = quality + rank_quality(
         scenario.family,
         cost.trainable_parameters,

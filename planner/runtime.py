@@ -6,10 +6,13 @@ from planner.method import Method
 
 
 class RuntimeLimits(NamedTuple):
-    """Formats of the base, exports, whether only LoRA pairs load, and the largest pair's rank.
+    """Formats of the base, exports, whether only LoRA pairs load, and which ranks its rows have.
 
     `compute` is the arithmetic where the device has it. Widths are bytes: of one key or value in
     the cache, of a weight that no format quantises, of a number in an adapter's row.
+    A row is allocated with a pair of the next of `row_ranks` for every linear, whichever an adapter
+    has; where there are none it is as long as the adapter. `row_embeddings` are the families whose
+    embedding and head have such pairs too.
     `logits` says of which tokens of a prompt it has them, "last" or "all"; `writes_scores` on which
     devices attention writes the scores of a whole layer; `ran_on` on which its kernels have run.
     `beside_window` counts the tokens that a sliding layer's cache holds beside its window; None is
@@ -24,7 +27,7 @@ class RuntimeLimits(NamedTuple):
     exports: tuple[str, ...]
     precisions: tuple[str, ...]
     pairs_only: bool
-    largest_rank: int | None
+    row_ranks: tuple[int, ...]
     compute: str
     cache_element_bytes: int
     other_bytes: int
@@ -45,6 +48,7 @@ class RuntimeLimits(NamedTuple):
     families: tuple[str, ...] | None = None
     merged_families: tuple[str, ...] = ()
     knows_rslora: bool = True
+    row_embeddings: tuple[str, ...] = ()
 
 
 SCORES_OF_ONNXRUNTIME = ("cpu",)
@@ -57,7 +61,7 @@ RUNTIMES = {
         exports=("unmerged", "merged"),
         precisions=("exact", "fast"),
         pairs_only=False,
-        largest_rank=None,
+        row_ranks=(),
         compute="fp32",
         cache_element_bytes=4,
         other_bytes=4,
@@ -72,7 +76,7 @@ RUNTIMES = {
         exports=("merged",),
         precisions=("exact",),
         pairs_only=False,
-        largest_rank=None,
+        row_ranks=(),
         compute="fp32",
         cache_element_bytes=4,
         other_bytes=4,
@@ -86,7 +90,7 @@ RUNTIMES = {
         exports=("unmerged", "merged"),
         precisions=("exact",),
         pairs_only=True,
-        largest_rank=None,
+        row_ranks=(),
         compute="fp32",
         cache_element_bytes=4,
         other_bytes=4,
@@ -108,12 +112,14 @@ RUNTIMES = {
         exports=("unmerged", "merged"),
         precisions=("exact",),
         pairs_only=True,
-        largest_rank=512,
+        row_ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
         compute="bf16",
         cache_element_bytes=2,
         other_bytes=2,
         row_element_bytes=2,
-        source="vLLM --max-lora-rank (vllm/config/lora.py, MaxLoRARanks); DoRA is refused "
+        source="vLLM --max-lora-rank (vllm/config/lora.py, MaxLoRARanks), without "
+        "--lora-target-modules (vllm/lora/layers/base_linear.py, create_lora_weights; utils.py, "
+        "get_supported_lora_modules; models/llama.py, embedding_modules); DoRA is refused "
         "(vllm-project/vllm#10849); no encoder that classifies has LoRA "
         "(docs/models/pooling_models/scoring.md), nor have some decoders "
         "(docs/models/supported_models.md); sliding layers reserve their window alone "
@@ -122,13 +128,14 @@ RUNTIMES = {
         tasks=("causal_lm", "sequence_classification"),
         merged_tasks=("sequence_classification",),
         merged_families=("bloom", "falcon", "gpt2", "gpt_neox", "gptj", "stablelm"),
+        row_embeddings=("llama",),
     ),
     "lorax": RuntimeLimits(
         formats=("bf16", "nf4"),
         exports=("unmerged", "merged"),
         precisions=("exact",),
         pairs_only=True,
-        largest_rank=None,
+        row_ranks=(),
         compute="bf16",
         cache_element_bytes=2,
         other_bytes=2,
@@ -148,7 +155,7 @@ RUNTIMES = {
         exports=("unmerged", "merged"),
         precisions=("exact",),
         pairs_only=True,
-        largest_rank=None,
+        row_ranks=(),
         compute="bf16",
         cache_element_bytes=2,
         other_bytes=2,
@@ -229,6 +236,6 @@ def refusal(
     if (method.peft_config or {}).get("use_rslora") and not limits.knows_rslora:
         return f"{runtime} divides alpha by the rank, and {method.title} by its root"
     pair_rank = conversion.rank({"rank": rank or 0})
-    if limits.largest_rank is not None and pair_rank > limits.largest_rank:
-        return f"{runtime} loads ranks to {limits.largest_rank} and this is {pair_rank}"
+    if limits.row_ranks and pair_rank > limits.row_ranks[-1]:
+        return f"{runtime} loads ranks to {limits.row_ranks[-1]} and this is {pair_rank}"
     return None

@@ -41,6 +41,7 @@ class AdapterCost(NamedTuple):
     stored_bytes                of a tenant's fp32 file; a trained base is not counted
     shared_bytes                of frozen tensors that all tenants share
     row_bytes                   of a tenant in the bank; 0 where it can only be merged
+    unread_row_bytes            of `row_bytes` what a sequence's tokens do not read
     multiplications             per token in training
     saved_elements              per token, from the forward to the backward pass
     saved_outputs               of `saved_elements` what the base gave, before it is scaled
@@ -91,6 +92,7 @@ class AdapterCost(NamedTuple):
     attended_inputs: int = 0
     reaches_mlp: int = 1
     saved_outputs: int = 0
+    unread_row_bytes: int = 0
 
 
 def adapter_cost(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from planner.architecture import Architecture
 from planner.cost.adapter import AdapterCost
 from planner.cost.elementwise import remembered, where
-from planner.cost.memory import Load, bytes_of, cache_bytes, expert_bytes, row_bytes
+from planner.cost.memory import Load, bytes_of, cache_bytes, expert_bytes, read_row_bytes
 from planner.cost.stacks import Stack, reading, writing
 from planner.cost.work import FUSED, Engine, Work, activation_bytes
 from planner.spec import Hardware
@@ -169,4 +169,4 @@ def _adapter_flops(adapter: AdapterCost, served: Served, tokens: float) -> float
 
 def _carried(adapter: AdapterCost, served: Served, load: Load) -> float:
     """Bytes of a tenant's row that a sequence gathers."""
-    return row_bytes(adapter, load) if served.export == "unmerged" else 0.0
+    return read_row_bytes(adapter, load) if served.export == "unmerged" else 0.0

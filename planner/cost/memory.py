@@ -20,6 +20,7 @@ __all__ = [
     "Step",
     "TrainingMemory",
     "cache_bytes",
+    "read_row_bytes",
     "row_bytes",
     "serving_memory",
     "training_memory",
@@ -97,6 +98,11 @@ def serving_memory(
 def row_bytes(adapter: AdapterCost, load: Load) -> float:
     """Of one tenant in the bank, in the runtime's type."""
     return _held(adapter.row_bytes, load)
+
+
+def read_row_bytes(adapter: AdapterCost, load: Load) -> float:
+    """Of that row what a sequence's tokens read."""
+    return _held(adapter.row_bytes - adapter.unread_row_bytes, load)
 
 
 def _held(single_bytes: float, load: Load) -> float:

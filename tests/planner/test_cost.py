@@ -3,15 +3,16 @@
 import pytest
 
 from planner import catalog
-from planner.adapters import adapted, select
+from planner.adapters import Adapter, adapted, adapters, select
 from planner.architecture import Architecture, architecture
-from planner.case import Case
+from planner.case import Case, case_spec
 from planner.cost.adapter import AdapterCost, TargetSet, adapter_cost, target_set
 from planner.cost.memory import Load, cache_bytes, serving_memory
 from planner.cost.trace import ShapeTensor, linear_cost
 from planner.cost.weights import BITS_PER_WEIGHT
 from planner.estimation import estimate
 from planner.method import Method, Target, method, target_dimensions
+from planner.resolve import resolve
 
 TINY = {
     "model_type": "llama",
@@ -125,12 +126,48 @@ def served(runtime: str, **named: object) -> dict[str, float]:
     return {key.rpartition(".")[2]: value for key, value in parts.items()}
 
 
-@pytest.mark.parametrize(("runtime", "element"), [("paretune", 4), ("vllm", 2), ("llama.cpp", 2)])
+@pytest.mark.parametrize(("runtime", "element"), [("paretune", 4), ("lorax", 2), ("llama.cpp", 2)])
 def test_a_bank_has_the_runtime_s_type(runtime: str, element: int) -> None:
     """41.9 million numbers and a directory, of eight tenants."""
     found = served(runtime)
     assert found["bank_bytes"] == 8 * found["row_bytes"]
     assert found["row_bytes"] == pytest.approx(element * 41_943_040, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("named", "held"),
+    [
+        ({"rank": 8}, 8),
+        ({"rank": 8, "targets": ("attention.query", "attention.value")}, 8),
+        ({"rank": 4}, 8),
+        ({"rank": 24}, 32),
+        ({"method": "pissa", "rank": 24}, 64),
+    ],
+)
+def test_vllm_holds_a_row_of_its_own_ranks_for_every_linear(
+    named: dict[str, object], held: int
+) -> None:
+    """Its create_lora_weights: max_lora_rank x (in + out) of each, whichever an adapter has."""
+    block = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
+    embedding = head = 128256 + 4096
+    found = served("vllm", **named)
+    numbers = held * (32 * block + embedding + head)
+    assert found["bank_bytes"] == pytest.approx(8 * 2 * numbers, rel=1e-3)
+    assert found["row_bytes"] == found["bank_bytes"] / 8
+
+
+def test_vllm_holds_rows_for_all_experts_and_reads_those_of_two() -> None:
+    """Mixtral 8x7B at rank 8, adapted in its attention alone."""
+    found = served("vllm", model="mixtral-8x7b", rank=8)
+    attention, router = 2 * (4096 + 4096) + 2 * (4096 + 1024), 4096 + 8
+    expert = 3 * (4096 + 14336)
+    whole = 32 * 8 * (attention + router + 8 * expert)
+    assert found["row_bytes"] == pytest.approx(2 * whole, rel=1e-3)
+    case = Case(model="mixtral-8x7b", method="lora", rank=8, runtime="vllm")
+    adapter = next(adapters(resolve(case_spec(case, method("lora"))), unbuildable=True))
+    assert isinstance(adapter, Adapter)
+    read = adapter.cost.row_bytes - adapter.cost.unread_row_bytes
+    assert read == pytest.approx(4 * (whole - 32 * 8 * 6 * expert), rel=1e-3)
 
 
 def test_a_prompt_s_workspace_by_hand() -> None:
