@@ -3,8 +3,8 @@
     served = base (1 + a) + b f(rank) + miss rate x bytes of a row / link
 
 a is the host time that launching the adapters' products adds; b f(rank) the rows that a batch
-gathers, one per sequence whichever tenants they are of (S-LoRA: one tenant costs what 200 do), and
-their products.
+gathers, one per sequence whichever tenants they are of (S-LoRA: one tenant costs what 200 do) or,
+where an engine sorts sequences by tenant, one per tenant; and their products.
 """
 
 from typing import NamedTuple
@@ -60,10 +60,11 @@ def per_token(shape: Architecture, adapter: AdapterCost, served: Served, load: L
     """One decoding step of all sequences in one batch, at half the context."""
     rows = load.sequences
     work = _decoding(shape, served, load, adapter.input_tokens + adapter.cache_tokens)
-    adapted = rows * writing(shape).share
+    share = writing(shape).share
+    read = share * (load.tenants if served.engine.groups else rows)
     return work._replace(
-        adapter_flops=_adapter_flops(adapter, served, adapted),
-        traffic_bytes=work.traffic_bytes + adapted * _carried(adapter, served, load),
+        adapter_flops=_adapter_flops(adapter, served, rows * share),
+        traffic_bytes=work.traffic_bytes + read * _carried(adapter, served, load),
     )
 
 

@@ -38,6 +38,7 @@ class Engine(NamedTuple):
     waits                the host needs a step's tokens before it launches the next
     activation_share     of the traffic that an eager block has beside its products
     mixes                tenants share one batch; else each tenant's step reads the base again
+    groups               sequences of one tenant share the reading of its row; else each reads it
     """
 
     seconds_per_kernel: float
@@ -47,6 +48,7 @@ class Engine(NamedTuple):
     waits: bool
     activation_share: float
     mixes: bool = True
+    groups: bool = False
 
     def host_seconds(self, *, adapted: bool, quantised: bool) -> float:
         """Per block and pass."""
@@ -69,7 +71,8 @@ ENGINES = {
     "onnxruntime": FUSED,
     "onnxruntime-genai": FUSED._replace(adapter_kernels=8, mixes=False),
     "llama.cpp": CAPTURED._replace(dequantise_kernels=0, mixes=False),
-    "vllm": CAPTURED,
+    # Its kernels sort a batch's tokens by adapter (vllm/lora/ops/triton_ops/lora_shrink_op.py).
+    "vllm": CAPTURED._replace(groups=True),
     "lorax": CAPTURED,
 }
 
