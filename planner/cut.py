@@ -183,6 +183,7 @@ def cost_of(scenario: Scenario, cost: AdapterCost, step: Step) -> Micro:
         recomputes=float(recomputed),
         format_=step.format,
         compute=step.compute,
+        adapter_compute=step.adapter_compute,
         attention=step.attention,
         optimizer=step.optimizer,
         trained_bytes=width,

@@ -57,6 +57,12 @@ class Step(NamedTuple):
         return COMPUTE_BYTES[self.adapter_dtype]
 
     @property
+    def adapter_compute(self) -> str:
+        """Type that adapters compute in: that of the products, unless they keep their own."""
+        cast = self.program.casts_adapters or self.program.autocasts
+        return self.compute if cast else self.adapter_dtype
+
+    @property
     def tokens(self) -> float:
         return self.batch_size * self.sequence_length
 

@@ -39,6 +39,7 @@ def training_step(
     recomputes: float = 0.0,
     format_: str = "bf16",
     compute: str = "bf16",
+    adapter_compute: str = "fp32",
     attention: str = "flash",
     optimizer: str = "adamw",
     trained: float | None = None,
@@ -49,8 +50,9 @@ def training_step(
 
     `passes` counts forward-equivalents over the base: 2 frozen, 3 trained, +1 recomputed, of which
     `recomputes` says how many. The adapter costs three whatever the base: forward, and the
-    gradients of x and of itself. `trained` defaults to the adapter's own; `cast_bytes` are read and
-    written for each of them in a micro-batch where the arithmetic has another type.
+    gradients of x and of itself, in fp32 or the type of the products. `trained` defaults to the
+    adapter's own; `cast_bytes` are read and written for each of them in a micro-batch where the
+    arithmetic has another type.
     """
     updated = adapter.trainable_parameters if trained is None else trained
     element = COMPUTE_BYTES[compute]
@@ -59,8 +61,9 @@ def training_step(
     all_tokens = tokens * adapter.forward_passes * (1.0 + added / length)
     base = 2.0 * (shape.active_linear_parameters + shape.vocab * shape.hidden)
     scores = sequence_length * _score_flops(shape, attention)
-    own_passes = 2.0 * (3.0 + recomputes)
     own = tokens * adapter.multiplications + micro_batches * adapter.pass_multiplications
+    own = 2.0 * (3.0 + recomputes) * own
+    cast = adapter_compute == compute
     walks = 1.0 + BACKWARD_TRAFFIC + recomputes
     written = sequence_length * _score_bytes(shape, attention, element)
     moved = (
@@ -72,9 +75,9 @@ def training_step(
     )
     converted = (2.0 + recomputes) * micro_batches * _converted_bytes(shape, format_, compute)
     return Work(
-        flops=all_tokens * passes * (base + scores),
+        flops=all_tokens * passes * (base + scores) + (own if cast else 0.0),
         bytes_moved=passes * micro_batches * element * shape.linear_parameters,
-        adapter_flops=own_passes * own,
+        adapter_flops=0.0 if cast else own,
         traffic_bytes=all_tokens * moved
         + kept
         + converted
