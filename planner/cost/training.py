@@ -108,7 +108,8 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
     kept = _kept_bytes(shape, adapter, base)
     flow = _flowing_bytes(shape, adapter, step) - inner_bytes(shape, adapter, step)
     backward = _backward_bytes(adapter, base, kept, flow)
-    end = gradients + _end_bytes(shape, base, kept.block + flow)
+    embedding = _embedding_bytes(shape, base)
+    end = gradients + larger(embedding, _first_block_bytes(shape, base, kept.block + flow))
     roots = _roots_bytes(step, gradients)
     forward = held + larger(kept.whole + base.outside + base.loss, backward)
     live = larger(forward, larger(end, gradients + roots))
@@ -119,7 +120,7 @@ def training_memory(shape: Architecture, adapter: AdapterCost, step: Step) -> Tr
         optimizer_bytes=optimizer_bytes(shape, adapter, step, head, width),
         activations_bytes=kept.whole + base.outside + kept.recomputed,
         logits_bytes=base.loss,
-        workspace_bytes=larger(backward - kept.whole - kept.recomputed, roots),
+        workspace_bytes=larger(backward - kept.whole - kept.recomputed, larger(roots, embedding)),
         live_bytes=live,
     )
 
@@ -221,15 +222,21 @@ def _roots_bytes(step: Step, gradients: float) -> float:
     return gradients if step.optimizer == "adamw" and step.program.roots_at_once else 0.0
 
 
-def _end_bytes(shape: Architecture, base: Base, flowing: float) -> float:
-    """At the end of the backward pass, besides all gradients: in the first block, which lacks its
-    own and the embedding's yet, or in the embedding, whose gradient is cast or added to the head's.
+def _first_block_bytes(shape: Architecture, base: Base, flowing: float) -> float:
+    """At the end of the backward pass, besides all gradients: the first block's and the embedding's
+    are yet to come.
     """
+    if not base.step.trains_base:
+        return flowing
+    missing = shape.vocab * shape.hidden + shape.linear_parameters / blocks(shape)
+    return flowing - missing * base.width
+
+
+def _embedding_bytes(shape: Architecture, base: Base) -> float:
+    """Besides all gradients: that of a trained embedding is cast, or added to the head's."""
     step, width = base.step, base.width
     if not step.trains_base:
-        return flowing
-    embedding = shape.vocab * shape.hidden
-    missing = embedding + shape.linear_parameters / blocks(shape)
+        return 0.0
     cast = step.element if width != step.element else 0
     added = width if shape.tied and step.causal and step.program.ties_head else 0
-    return larger(flowing - missing * width, embedding * (cast + added))
+    return float(shape.vocab * shape.hidden * (cast + added))

@@ -600,3 +600,13 @@ def test_published_peaks_and_dry_runs_are_met() -> None:
     summary = json.loads(done.stdout)["summary"]
     assert summary["measured"]["cases"] >= 70
     assert summary["dry run"]["cases"] >= 200
+
+
+def test_the_parts_of_a_trained_tied_base_hold_its_peak() -> None:
+    """The embedding's gradient is added to the head's when both are there."""
+    shape = architecture(TINY | {"tie_word_embeddings": True, "vocab_size": 2**20})
+    full = cost_of("full", 0, shape)
+    step = STEP._replace(trains_base=True, loss="full", framework=PEFT, checkpointing="block")
+    memory = training_memory(shape, full, step._replace(batch_size=1, optimizer="adamw8bit"))
+    assert memory.workspace_bytes >= 4 * 2**20 * 64
+    assert memory.peak_allocated_bytes <= sum(memory.parts().values())
