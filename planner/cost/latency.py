@@ -85,23 +85,25 @@ def _prompt(shape: Architecture, served: Served, load: Load, tokens: int) -> Wor
 def _decoding(shape: Architecture, served: Served, load: Load, learned_tokens: int) -> Work:
     """Of a decoding step, whatever is adapted; every sequence starts with the learned tokens."""
     rows = load.sequences
-    work = _pass(shape, writing(shape), served, load, rows)
+    # Each tenant has its own weights, or its own batch, so nothing is shared.
+    alone = served.export == "merged" or not served.engine.mixes
+    passes = load.tenants if alone else 1
+    work = _pass(shape, writing(shape), served, load, rows / passes)
     streamed = work.bytes_moved + _unformatted_bytes(shape, load)
     if not shape.tied:
         # The embedding is looked up, not streamed.
         streamed = streamed - shape.vocab * shape.hidden * load.other_bytes
-    if served.export == "merged" or not served.engine.mixes:
-        # Each tenant has its own weights, or its own batch, so nothing is shared.
-        streamed = streamed * load.tenants
     context = load.context_length / 2 + learned_tokens
     if shape.kind == "encoder_decoder":
         # All of what was read, and half of what will be written.
         context += load.prompt_tokens / 2
     cached = cache_bytes(shape, load, context)
     return work._replace(
-        flops=work.flops + rows * 2.0 * shape.vocab * shape.hidden,
-        bytes_moved=streamed,
-        traffic_bytes=work.traffic_bytes + rows * cached,
+        flops=passes * work.flops + rows * 2.0 * shape.vocab * shape.hidden,
+        bytes_moved=passes * streamed,
+        fast_flops=passes * work.fast_flops,
+        traffic_bytes=passes * work.traffic_bytes + rows * cached,
+        host_seconds=passes * work.host_seconds,
     )
 
 

@@ -37,7 +37,7 @@ class Engine(NamedTuple):
     dequantise_kernels   for its 4-bit weights, where they are not dequantised within the product
     waits                the host needs a step's tokens before it launches the next
     activation_share     of the traffic that an eager block has beside its products
-    mixes                tenants share one batch; else each tenant's step reads the base again
+    mixes                tenants share one batch; else each tenant's step is a pass of its own
     groups               sequences of one tenant share the reading of its row; else each reads it
     """
 

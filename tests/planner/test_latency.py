@@ -44,6 +44,7 @@ MEASURED = Hardware(
     measured=True,
 )
 UNMERGED = Served("bf16", "unmerged", "exact")
+FREE = AdapterCost(0, 0, 0, 0, 0, 0)
 
 
 def lora(rank: int) -> AdapterCost:
@@ -188,6 +189,22 @@ def test_a_single_row_is_multiplied_by_the_codes() -> None:
     )
     written = 2 * LOAD.other_bytes * SHAPE.linear_parameters
     assert one.traffic_bytes < 0.1 * written < written < two.traffic_bytes
+
+
+def test_a_tenant_with_a_model_of_its_own_takes_a_pass_of_its_own() -> None:
+    """Of its own rows: they alone choose the experts that are read, and one alone reads codes."""
+    mixtral = catalog.model("mixtral-8x7b").architecture
+    for shape, format_ in ((mixtral, "bf16"), (SHAPE, "nf4")):
+        merged = Served(format_, "merged", "exact", CAPTURED)
+        one, five = (
+            per_token(shape, FREE, merged, LOAD._replace(slots=count, sequences=count))
+            for count in (1, 5)
+        )
+        assert seconds(five) == pytest.approx(5 * seconds(one))
+        # Of two tenants with two rows each.
+        rows = per_token(shape, FREE, merged, LOAD._replace(sequences=2))
+        four = per_token(shape, FREE, merged, LOAD._replace(slots=2, sequences=4))
+        assert seconds(four) == pytest.approx(2 * seconds(rows))
 
 
 def test_the_host_is_hidden_where_it_works_ahead() -> None:
