@@ -1,6 +1,7 @@
 """List the models of the catalogue."""
 
 from collections import Counter
+from pathlib import Path
 
 import click
 
@@ -37,11 +38,11 @@ def command(*, name: str | None, as_json: bool) -> None:
 
 
 def _row(name: str) -> catalog.Json:
-    """The catalogue's entry, if it has one, and what its config says."""
+    """The catalogue's entry, if the model is of it, and what its config says."""
     model = catalog.model(name)
     found = model.architecture
     stated: catalog.Json = {"name": model.name, "title": model.name}
-    if model.name in catalog.names("models"):
+    if not Path(name).exists() or name in catalog.names("models"):
         stated = catalog.entry("models", model.name)
     return stated | {
         "family": found.model_type,

@@ -115,6 +115,17 @@ def test_a_model_of_ones_own_is_shown_as_the_planner_sees_it(tmp_path: Path) -> 
     assert found[2:4] == ["  family            gpt2, decoder", "  parameters        124,439,808"]
 
 
+def test_a_folder_named_as_a_model_of_the_catalogue_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    other = catalog.config_of(catalog.entry("models", "gpt2-medium"))
+    (folder / "config.json").write_text(json.dumps(other))
+    (row,) = json.loads(run("models", str(folder), "--json").stdout)["models"].values()
+    assert (row["name"], row["title"], row.get("published_parameters")) == ("gpt2", "gpt2", None)
+    hub = json.loads(run("models", "openai-community/gpt2", "--json").stdout)["models"]
+    assert hub["openai-community/gpt2"]["title"] == "GPT-2"
+
+
 @pytest.mark.parametrize("command", main.list_commands(click.Context(main)))
 def test_help_has_an_example(command: str) -> None:
     found = run(command, "--help")
