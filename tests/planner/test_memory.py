@@ -413,6 +413,9 @@ def test_a_config_says_whether_its_model_is_trained_with_dropout() -> None:
     assert not SHAPE.drops_scores
     assert not SHAPE.drops_stream
     assert architecture(TINY | {"attention_dropout": 0.1}).drops_scores
+    assert catalog.model("phi-2").architecture.drops_stream
+    assert not catalog.model("phi-1.5").architecture.drops_stream
+    assert architecture(TINY | {"model_type": "phi3", "resid_pdrop": 0.1}).drops_stream
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "llama-3.1-8b", "bert-base"])

@@ -21,4 +21,8 @@ def modules(size: Dimensions) -> Iterator[Module]:
     return llama.model(size, repeat("model.layers", size.layers, block(size)))
 
 
-FAMILY = llama.FAMILY._replace(modules=modules, sliding_layers=lambda _, layers: layers)
+FAMILY = llama.FAMILY._replace(
+    modules=modules,
+    sliding_layers=lambda _, layers: layers,
+    stream_dropout=("resid_pdrop", 0.0),
+)
