@@ -38,6 +38,7 @@ class Family(NamedTuple):
     score_dropout        the field with the rate of dropout of attention's scores in training, and
                          that rate where the config does not say
     stream_dropout       likewise of what a block's attention and MLP add to the stream
+    inner_dropout        likewise of what an MLP's last linear reads
     image                the input is patches of an image, not tokens
     unbuilt              as in Architecture
     """
@@ -65,6 +66,7 @@ class Family(NamedTuple):
     sliding_layers: Callable[[Mapping[str, object], int], int] | None = None
     score_dropout: tuple[str, float] = ("attention_dropout", 0.0)
     stream_dropout: tuple[str, float] = ("hidden_dropout", 0.0)
+    inner_dropout: tuple[str, float] = ("activation_dropout", 0.0)
     image: bool = False
     unbuilt: str = ""
 

@@ -70,6 +70,7 @@ def architecture(config: Config) -> Architecture:
         caps_logits=_caps(config, found, "final_logit_softcapping"),
         drops_scores=_drops(config, found.score_dropout),
         drops_stream=_drops(config, found.stream_dropout),
+        drops_inner=_drops(config, found.inner_dropout),
         experts=size.experts,
         experts_per_token=size.experts_per_token,
         expert_intermediate=size.expert_intermediate,

@@ -31,8 +31,8 @@ class Architecture:
     qk_norm              query and key are normalised
     writes_scores        attention has no kernel that keeps the scores out of memory
     caps_scores, caps_logits   scores, or logits, pass a tanh
-    drops_scores, drops_stream   its own training drops some of the scores, or of what attention and
-                         MLP add to the stream
+    drops_scores, drops_stream, drops_inner   its own training drops some of the scores, of what
+                         attention and MLP add to the stream, or of what an MLP's last linear reads
     experts              routed experts of a layer, of which a token passes `experts_per_token`,
                          each `expert_intermediate` wide; all 0 where the MLP is dense
     norms                every norm of the model, in order
@@ -67,6 +67,7 @@ class Architecture:
     caps_logits: bool = False
     drops_scores: bool = False
     drops_stream: bool = False
+    drops_inner: bool = False
     experts: int = 0
     experts_per_token: int = 0
     expert_intermediate: int = 0

@@ -126,6 +126,8 @@ def _mask(shape: Architecture, run: Pass) -> float:
 def mlp_bytes(shape: Architecture, run: Pass) -> float:
     width = shape.active_intermediate
     kept = run.stream * mlp_tensors(shape, run.framework) * width
+    if run.framework.drops and shape.drops_inner:
+        kept += width
     return float(kept) + _routing(shape, run) + _dropped(shape, run)
 
 

@@ -38,7 +38,7 @@ def adapter_activation_bytes(shape: Architecture, adapter: AdapterCost, step: St
     if step.format in step.program.keeps_quantised_inputs:
         # The product with the weight keeps them already.
         return inner * element
-    twice = adapter.inner_inputs if _keeps_its_output(shape) else 0
+    twice = adapter.inner_inputs if _keeps_its_output(shape, step) else 0
     return (inner + adapter.shared_inputs + attended - twice) * element
 
 
@@ -96,11 +96,12 @@ def _cast_parameters(shape: Architecture, step: Step) -> int:
 
 def inner_bytes(shape: Architecture, adapter: AdapterCost, step: Step) -> float:
     """What the adapter of an MLP's last linear keeps of its input, and lets go after its turn."""
-    if _keeps_its_output(shape):
+    if _keeps_its_output(shape, step):
         return 0.0
     return step.tokens * adapter.inner_inputs * step.element / blocks(shape)
 
 
-def _keeps_its_output(shape: Architecture) -> bool:
-    """What ReLU keeps is its output, which the MLP's last linear reads."""
-    return shape.activation == "relu" and not shape.gated
+def _keeps_its_output(shape: Architecture, step: Step) -> bool:
+    """What ReLU keeps is its output, which the MLP's last linear reads unless some is dropped."""
+    dropped = step.program.drops and shape.drops_inner
+    return shape.activation == "relu" and not shape.gated and not dropped

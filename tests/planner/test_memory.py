@@ -385,6 +385,8 @@ def test_transformers_trains_with_the_dropout_of_the_model(name: str, crossed: i
         )
         # A byte of every number that a sublayer adds, and of every score.
         masks = (2 * (shape.layers + shape.encoder_layers) + crossed * shape.layers) * shape.hidden
+        # T5 drops of what its MLP's last linear reads too.
+        masks += crossed * (shape.layers + shape.encoder_layers) * shape.intermediate
         attentions = shape.layers + shape.encoder_layers + crossed * shape.layers
         scores = attentions * shape.heads * 768 if attention == "full" else 0
         assert grown == pytest.approx(step.tokens * (masks + scores))
@@ -413,6 +415,8 @@ def test_a_config_says_whether_its_model_is_trained_with_dropout() -> None:
     assert not SHAPE.drops_scores
     assert not SHAPE.drops_stream
     assert architecture(TINY | {"attention_dropout": 0.1}).drops_scores
+    assert catalog.model("t5-base").architecture.drops_inner
+    assert not catalog.model("bart-large").architecture.drops_inner
     assert catalog.model("phi-2").architecture.drops_stream
     assert not catalog.model("phi-1.5").architecture.drops_stream
     assert architecture(TINY | {"model_type": "phi3", "resid_pdrop": 0.1}).drops_stream

@@ -42,6 +42,7 @@ FAMILY = Family(
     position="rotary",
     modules=modules,
     options={"norm_bias": False},
+    inner_dropout=("mlp_dropout", 0.0),
     window_field="local_attention",
     sliding_layers=sliding_layers,
 )

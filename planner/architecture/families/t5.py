@@ -86,5 +86,6 @@ FAMILY = Family(
     same_as={"num_decoder_layers": "num_hidden_layers"},
     score_dropout=("dropout_rate", 0.1),
     stream_dropout=("dropout_rate", 0.1),
+    inner_dropout=("dropout_rate", 0.1),
     unbuilt="it is an encoder-decoder",
 )
