@@ -21,3 +21,7 @@ def start() -> None:
     """The process of one command."""
     heed_interrupts()
     main()
+
+
+if __name__ == "__main__":
+    start()

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import click
 
-from planner.method import Dimension, Method, TensorSpec, buildable, method, methods
+from planner.method import (
+    Dimension,
+    Method,
+    TensorSpec,
+    buildable,
+    buildable_method,
+    method,
+    methods,
+)
 from planner.options import as_json, print_card, print_json
 from planner.runtime import RUNTIMES, refusal
 
@@ -23,7 +31,7 @@ def command(*, name: str | None, only_built: bool, as_json: bool) -> None:
     """
     chosen = buildable() if only_built else methods()
     if name is not None:
-        chosen = {name: method(name)}
+        chosen = {name: buildable_method(name) if only_built else method(name)}
     if as_json:
         print_json(methods={name: _document(found) for name, found in chosen.items()})
         return
