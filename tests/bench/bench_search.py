@@ -36,7 +36,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     specs = sorted((specs_folder() / "examples").glob("*.json"))
-    timed = {path.stem: [process(path) for _ in range(arguments.runs)] for path in specs}
+    # In turns, so that a slow moment of the machine is not one spec's alone.
+    rounds = [[process(path) for path in specs] for _ in range(arguments.runs)]
+    timed = {path.stem: runs for path, *runs in zip(specs, *rounds, strict=True)}
     slowest = max(timed, key=lambda name: statistics.median(s for s, _ in timed[name]))
     seconds = [s for s, _ in timed[slowest]]
     candidates, swept_seconds = swept(specs)
