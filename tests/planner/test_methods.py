@@ -455,6 +455,8 @@ def test_the_listing_has_a_line_for_every_method() -> None:
     first = [line.split()[0] for line in listed().splitlines()[1:]]
     assert first == list(methods())
     assert [line.split()[0] for line in listed("--buildable").splitlines()[1:]] == list(buildable())
+    assert listed("lora", "--buildable") == listed("lora")
+    assert CliRunner().invoke(main, ["methods", "galore", "--buildable"]).exit_code == 2
 
 
 def test_the_json_listing_holds_every_field() -> None:

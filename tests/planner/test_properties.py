@@ -1,6 +1,7 @@
 """Any spec: a plan without NaN or a stated error; and monotone where it must be."""
 
 import math
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -11,7 +12,7 @@ from planner import Plan, Spec, catalog, recommend
 from planner.adapters import Adapter, adapted, adapters, select
 from planner.catalog import names
 from planner.cost.adapter import adapter_cost, target_set
-from planner.cut import best_micro, cost_of, cuts, least_required_bytes, step_of
+from planner.cut import Micro, best_micro, cost_of, cuts, least_required_bytes, step_of
 from planner.errors import InfeasibleError, UsageError
 from planner.evaluate import FREE, is_feasible, search
 from planner.forms import Refusal
@@ -168,6 +169,25 @@ def required_bytes(scenario: Scenario, adapter: Adapter, mode: str, batch: int) 
     return cost_of(scenario, adapter.cost, step).required_bytes
 
 
+def all_cuts(
+    scenario: Scenario, *, unbuildable: bool
+) -> Iterator[tuple[Adapter, str, list[Micro]]]:
+    """Every adapter on every format, with the cost of each way to cut its step."""
+    for found in adapters(scenario, unbuildable=unbuildable):
+        if isinstance(found, Refusal):
+            continue
+        for format_ in found.method.formats:
+            yield (
+                found,
+                format_,
+                [
+                    cost_of(scenario, found.cost, step_of(scenario, found, format_, mode, size))
+                    for mode, sizes in cuts(scenario)
+                    for size in sizes
+                ],
+            )
+
+
 @pytest.mark.parametrize("length", [16, 1024])
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "smollm2-135m", "mixtral-8x7b", "qwen2.5-0.5b"])
 def test_the_thriftiest_cut_is_the_least_of_all(model: str, length: int) -> None:
@@ -175,17 +195,9 @@ def test_the_thriftiest_cut_is_the_least_of_all(model: str, length: int) -> None
     pinned = {"sequence_length": length}
     document = {"model": model, "task": "causal_lm", "vram_gib": 1000, "pinned": pinned}
     scenario = resolve(Spec.model_validate(document))
-    for found in adapters(scenario, unbuildable=True):
-        if isinstance(found, Refusal):
-            continue
-        for format_ in found.method.formats:
-            every = (
-                cost_of(scenario, found.cost, step_of(scenario, found, format_, mode, size))
-                for mode, sizes in cuts(scenario)
-                for size in sizes
-            )
-            least = min(micro.required_bytes for micro in every)
-            assert least_required_bytes(scenario, found, format_) == least
+    for found, format_, every in all_cuts(scenario, unbuildable=True):
+        least = min(micro.required_bytes for micro in every)
+        assert least_required_bytes(scenario, found, format_) == least
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "smollm2-135m", "bert-base"])
@@ -195,20 +207,12 @@ def test_the_best_cut_is_the_fastest_that_fits(model: str, gib: int) -> None:
     training = {"hardware": "a100-80gb"}
     document = {"model": model, "task": task_of(shape), "vram_gib": gib, "training": training}
     scenario = resolve(Spec.model_validate(document))
-    for found in adapters(scenario):
-        if isinstance(found, Refusal):
-            continue
-        for format_ in found.method.formats:
-            every = (
-                cost_of(scenario, found.cost, step_of(scenario, found, format_, mode, size))
-                for mode, sizes in cuts(scenario)
-                for size in sizes
-            )
-            fitting = [m for m in every if m.required_bytes <= scenario.training_budget_bytes]
-            times = [micro.step_seconds for micro in fitting if micro.step_seconds is not None]
-            best = best_micro(scenario, found, format_)
-            assert len(times) == len(fitting)
-            assert not times or best.step_seconds == min(times)
+    for found, format_, every in all_cuts(scenario, unbuildable=False):
+        fitting = [m for m in every if m.required_bytes <= scenario.training_budget_bytes]
+        times = [micro.step_seconds for micro in fitting if micro.step_seconds is not None]
+        best = best_micro(scenario, found, format_)
+        assert len(times) == len(fitting)
+        assert not times or best.step_seconds == min(times)
 
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "bert-base"])
